@@ -1,0 +1,29 @@
+"""Errors of the whole project that a user can meet. Each says what came, what was wanted, where, and what to do next."""
+
+
+class ReweighError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class GrammarError(ReweighError, ValueError):
+    """A constraint that is malformed, unsupported, or over its compile budget."""
+
+
+class Unsatisfiable(GrammarError):
+    """A constraint that no text satisfies."""
+
+
+class PredicateError(ReweighError):
+    """A user's predicate raised, or returned something that is not a bool."""
+
+
+class RequestError(ReweighError, ValueError):
+    """A request that is malformed or asks for a mixture that would change the target."""
+
+
+class DeadEnd(ReweighError):
+    """Every particle died: none of them could be continued or completed under the constraint."""
+
+
+class EngineError(ReweighError, RuntimeError):
+    """The engine could not be started, or ended while requests were under way."""
