@@ -1,0 +1,1 @@
+"""How do questions reach the model, in batches? Knows nothing of HTTP."""

@@ -1,0 +1,1 @@
+"""Which text is allowed, and which token may come next? Knows nothing of probabilities or models."""
