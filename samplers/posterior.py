@@ -1,0 +1,29 @@
+"""From weighted texts to answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from samplers.population import normalise
+
+
+def posterior(texts: Sequence[str], log_weights: np.ndarray) -> dict[str, float]:
+    """Text -> its share of the weight, likeliest first; equal texts are one, dead particles are none. Empty if all are dead.
+
+    log_weights  float64 [N]
+    """
+    shares: dict[str, float] = {}
+    for text, weight in zip(texts, normalise(np.asarray(log_weights, dtype=np.float64)).tolist(), strict=True):
+        if weight > 0.0:
+            shares[text] = shares.get(text, 0.0) + weight
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def n_best(texts: Sequence[str], log_weights: np.ndarray, n: int) -> list[tuple[str, float]]:
+    """The n likeliest texts with their shares; fewer if there are fewer. Ties go to the particle that comes first.
+
+    log_weights  float64 [N]
+    """
+    return list(posterior(texts, log_weights).items())[:n]

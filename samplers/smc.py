@@ -1,0 +1,118 @@
+"""Sequential Monte Carlo as a decision: weights in, ancestors out.
+
+    for each step:  w_n <- w_n * increment_n
+                    if ESS(w * phi) < threshold * N:  draw ancestors in proportion to w * phi;  w <- mean(w * phi) / phi
+The engine (a table in tests, vLLM's scheduler in earnest) makes the increments and copies the particles.
+Source: Del Moral, Doucet & Jasra (2006), "Sequential Monte Carlo samplers"; twists as in Whiteley & Lee (2014).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from grammars.errors import RequestError
+from samplers import resampling as schemes
+from samplers.population import Population, effective_sample_size
+from samplers.randomness import MAX_SEED, Purpose, uniforms
+
+
+@dataclass(frozen=True)
+class SMC:
+    """When to resample, and whom. Stateless: the same population, increments and seed give the same ancestors.
+
+    num_particles   N
+    ess_threshold   resample when ESS < threshold * N; 0 never does: importance sampling; 1 does at any inequality
+    resampling      systematic, stratified, residual or multinomial
+    seed            0 to 2^64 - 1; resampling at step t uses the uniforms of (seed, step t), apart from those of tokens
+    resample_every  also resample whenever this many steps are done, whatever the ESS
+    """
+
+    num_particles: int
+    ess_threshold: float = 0.5
+    resampling: str = "systematic"
+    seed: int = 0
+    resample_every: int | None = None
+
+    def __post_init__(self) -> None:
+        if not _is_int(self.num_particles) or self.num_particles < 1:
+            raise RequestError(f"num_particles={self.num_particles!r} must be a whole number of at least 1; 1 runs a single particle.")
+        threshold = self.ess_threshold
+        if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
+            raise RequestError(
+                f"ess_threshold={threshold!r} must be a number from 0 (never resample) to 1 (at any inequality); 0.5 is usual."
+            )
+        schemes.scheme(self.resampling)
+        if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
+            raise RequestError(f"seed={self.seed!r} must be a whole number from 0 to 2**64 - 1.")
+        every = self.resample_every
+        if every is not None and (not _is_int(every) or every < 1):
+            raise RequestError(f"resample_every={every!r} must be None or a whole number of steps of at least 1.")
+
+    def start(self, log_twists: np.ndarray | None = None) -> Population:
+        """N particles of weight 1, before any step.
+
+        log_twists  float64 [N], zeros if None
+        """
+        zeros = np.zeros(self.num_particles)
+        return Population(zeros, zeros if log_twists is None else _finite_or_dead(log_twists))
+
+    def step(
+        self,
+        population: Population,
+        increments: np.ndarray,
+        log_twists: np.ndarray | None = None,
+        done: np.ndarray | None = None,
+    ) -> tuple[Population, np.ndarray | None]:
+        """Charge one step's weights, and resample if that pays.
+
+        increments  float64 [N]  log weights of this step; 0 for a particle that had finished before. A NaN or +inf is no weight:
+                                 that particle dies, the others go on.
+        log_twists  float64 [N]  log phi of the new prefixes, in place of the old ones; the old ones stay if None. -inf says that no
+                                 continuation has positive potential: the particle dies. A particle that has just finished
+                                 is charged its potential in `increments`, for good, and has twist 0 from then on.
+        done        bool [N]     finished particles: they take part in resampling, but once all that live are done none is needed
+        returns     the new population and, if it was resampled, ancestors int64 [N] in which every survivor keeps its own slot
+        """
+        twists = population.log_twists if log_twists is None else _finite_or_dead(log_twists)
+        log_weights = population.log_weights + _finite_or_dead(increments)
+        log_weights = np.where(twists == -math.inf, -math.inf, log_weights)
+        stepped = Population(log_weights, twists, population.step + 1)
+        if not self._resamples(stepped, done):
+            return stepped, None
+        drawn = uniforms(
+            np.array([self.seed], dtype=np.uint64),
+            np.zeros(1, dtype=np.int64),
+            np.array([stepped.step]),
+            0,
+            self.num_particles,
+            Purpose.RESAMPLE,
+        )[0]
+        twisted = stepped.twisted
+        weights = np.exp(twisted - twisted.max())
+        ancestors = schemes.keep_in_place(schemes.scheme(self.resampling)(weights / weights.sum(), drawn))
+        return stepped.resample(ancestors), ancestors
+
+    def _resamples(self, population: Population, done: np.ndarray | None) -> bool:
+        alive = ~population.dead
+        if not alive.any() or (done is not None and bool(done[alive].all())):
+            return False
+        if self.num_particles == 1:
+            return False
+        if self.resample_every is not None and population.step % self.resample_every == 0:
+            return True
+        # Equal weights have ESS = N up to rounding: they are not worth a draw.
+        ess = effective_sample_size(population.twisted)
+        return ess < self.ess_threshold * self.num_particles * (1.0 - 1e-12)
+
+
+def _finite_or_dead(log_values: np.ndarray) -> np.ndarray:
+    """float64 [N] with NaN and +inf, which are no weights, turned into -inf."""
+    values = np.asarray(log_values, dtype=np.float64)
+    return np.where(values < math.inf, values, -math.inf)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
