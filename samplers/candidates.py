@@ -9,8 +9,9 @@ import numpy as np
 
 
 class Candidates(Protocol):
-    """The untested part of one row. Masses are of p itself: a masked row starts with `log_remaining` = log Z of its mask.
+    """The untested part of one row.
 
+    Masses are of p itself: a masked row starts with `log_remaining` = log Z of its mask.
     The remaining mass is always a sum over the tokens that remain, never 1 minus what was drawn.
     """
 
@@ -70,7 +71,7 @@ def locate(cdf: np.ndarray, point: float) -> int:
     """The smallest index whose cdf is above the point: never one of mass zero, and never past the end.
 
     cdf      float64 [n], non-decreasing, cdf[-1] > 0
-    point    u * cdf[-1], u in [0, 1); where rounding lifts it to cdf[-1] or above, the last index of positive mass is meant
+    point    u * cdf[-1], u in [0, 1); where rounding lifts it past the end, the last index of positive mass is meant
     """
     index = int(cdf.searchsorted(point, side="right"))
     return index if index < len(cdf) else int(cdf.searchsorted(cdf[-1], side="left"))
@@ -86,9 +87,9 @@ class RowCandidates:
     logits      [V], log p(t) = logits[t] + logits_offset, -inf where the row is masked. Given these, a row goes on when
                 all its remaining masses have underflowed: a forced token with p = e^-200 is still found.
 
-    A draw costs two short cumsums and is nearly independent of V. What is drawn is struck from a private copy of its chunk, whose
-    sum is taken anew from the members that stay: the remaining mass is never a difference. A row with a NaN or an infinite mass
-    has log_remaining = -inf from the start.
+    A draw costs two short cumsums and is nearly independent of V. What is drawn is struck from a private copy of its
+    chunk, whose sum is taken anew from the members that stay: the remaining mass is never a difference. A row with a
+    NaN or an infinite mass has log_remaining = -inf from the start.
     """
 
     __slots__ = (
@@ -272,7 +273,7 @@ class RowCandidates:
 
 
 def _top_by_partition(tokens: np.ndarray, masses: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest masses, likeliest first, ties to the smaller token: a sort of only those at or above the k-th."""
+    """Indices of the k largest masses, likeliest first, ties to the smaller token; sorts only what reaches the k-th."""
     floor = np.partition(masses, len(masses) - k)[len(masses) - k] if len(masses) > k else 0.0
     near = np.flatnonzero(masses >= floor)
     return near[np.lexsort((tokens[near], -masses[near]))[:k]]

@@ -86,8 +86,9 @@ class Population:
     def resample(self, ancestors: np.ndarray) -> Population:
         """The population of the ancestors' copies, properly weighted.
 
-        Ancestors are drawn in proportion to w * phi. A copy then stands for mean(w * phi) of twisted mass, and the twist is taken
-        out of it again: its proper weight is mean(w * phi) / phi(ancestor). Without twists all weights become their mean.
+        Ancestors are drawn in proportion to w * phi. A copy then stands for mean(w * phi) of twisted mass, and the
+        twist is taken out of it again: its proper weight is mean(w * phi) / phi(ancestor). Without twists all weights
+        become their mean.
 
         ancestors  int64 [N], of positive w * phi
         """

@@ -10,7 +10,9 @@ from samplers.population import normalise
 
 
 def posterior(texts: Sequence[str], log_weights: np.ndarray) -> dict[str, float]:
-    """Text -> its share of the weight, likeliest first; equal texts are one, dead particles are none. Empty if all are dead.
+    """Text -> its share of the weight, likeliest first.
+
+    Equal texts are one, dead particles are none; empty if all are dead. Ties go to the particle that comes first.
 
     log_weights  float64 [N]
     """

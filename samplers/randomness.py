@@ -1,10 +1,11 @@
-"""Uniforms by address: what a row draws depends on (seed, particle, position, purpose) and on nothing else in the batch.
+"""Uniforms by address: a row's draws depend on its (seed, particle, position, purpose) and on nothing in the batch.
 
 The generator is Philox4x32-10 (Salmon, Moraes, Dror & Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
     key      (low, high) 32-bit words of the seed
     counter  (block, particle, position, purpose), one 32-bit word each
-Block b gives the words w0..w3 and with them uniforms 2b and 2b + 1 of the address: ((w0 << 32 | w1) >> 11) * 2^-53 and the same of
-(w2, w3): 53 bits each, in [0, 1). Whoever follows these lines elsewhere (a GPU kernel, another rank) gets the same numbers.
+Block b gives the words w0..w3 and with them uniforms 2b and 2b + 1 of the address: ((w0 << 32 | w1) >> 11) * 2^-53 and
+the same of (w2, w3): 53 bits each, in [0, 1). Whoever follows these lines elsewhere (a GPU kernel, another rank) gets
+the same numbers.
 """
 
 from __future__ import annotations
@@ -53,7 +54,12 @@ def philox4x32(counters: np.ndarray, keys: np.ndarray) -> np.ndarray:
 
 
 def uniforms(
-    seeds: np.ndarray, particles: np.ndarray, positions: np.ndarray, first: int, count: int, purpose: int = Purpose.TOKEN
+    seeds: np.ndarray,
+    particles: np.ndarray,
+    positions: np.ndarray,
+    first: int,
+    count: int,
+    purpose: int = Purpose.TOKEN,
 ) -> np.ndarray:
     """Uniforms first .. first + count - 1 of N addresses.
 
@@ -84,7 +90,8 @@ def uniforms(
 def derive_seed(seed: int, index: int) -> int:
     """The seed of prompt `index` in a batch: the seed itself for index 0, 64 fresh bits of it for the others.
 
-    So generate([p, q, ...], seed=s)[0] draws what generate(p, seed=s) draws, and equal prompts in a batch draw differently.
+    So generate([p, q, ...], seed=s)[0] draws what generate(p, seed=s) draws, and equal prompts in a batch draw
+    differently.
     """
     if index == 0:
         return seed

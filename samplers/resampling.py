@@ -54,7 +54,8 @@ def residual(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     returns   int64   [N]  ascending
     """
     expected = len(weights) * weights
-    # Rounding can put N*w_n just below a whole number: then a copy that is certain would be left to chance, with the same mean.
+    # Rounding can put N*w_n just below a whole number: then a copy that is certain would be left to chance, with the
+    # same mean.
     certain = np.floor(expected)
     left = len(weights) - int(certain.sum())
     ancestors = np.repeat(np.arange(len(weights)), certain.astype(np.int64))

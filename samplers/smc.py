@@ -38,11 +38,14 @@ class SMC:
 
     def __post_init__(self) -> None:
         if not _is_int(self.num_particles) or self.num_particles < 1:
-            raise RequestError(f"num_particles={self.num_particles!r} must be a whole number of at least 1; 1 runs a single particle.")
+            raise RequestError(
+                f"num_particles={self.num_particles!r} must be a whole number of at least 1; 1 runs a single particle."
+            )
         threshold = self.ess_threshold
         if isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0.0 <= threshold <= 1.0:
             raise RequestError(
-                f"ess_threshold={threshold!r} must be a number from 0 (never resample) to 1 (at any inequality); 0.5 is usual."
+                f"ess_threshold={threshold!r} must be a number from 0 (never resample) to 1 (at any inequality); "
+                "0.5 is usual."
             )
         schemes.scheme(self.resampling)
         if not _is_int(self.seed) or not 0 <= self.seed <= MAX_SEED:
@@ -68,13 +71,16 @@ class SMC:
     ) -> tuple[Population, np.ndarray | None]:
         """Charge one step's weights, and resample if that pays.
 
-        increments  float64 [N]  log weights of this step; 0 for a particle that had finished before. A NaN or +inf is no weight:
-                                 that particle dies, the others go on.
-        log_twists  float64 [N]  log phi of the new prefixes, in place of the old ones; the old ones stay if None. -inf says that no
-                                 continuation has positive potential: the particle dies. A particle that has just finished
-                                 is charged its potential in `increments`, for good, and has twist 0 from then on.
-        done        bool [N]     finished particles: they take part in resampling, but once all that live are done none is needed
-        returns     the new population and, if it was resampled, ancestors int64 [N] in which every survivor keeps its own slot
+        increments  float64 [N]  log weights of this step; 0 for a particle that had finished before. A NaN or +inf is
+                                 no weight: that particle dies, the others go on.
+        log_twists  float64 [N]  log phi of the new prefixes, in place of the old ones; the old ones stay if None.
+                                 -inf says that no continuation has positive potential: the particle dies. A particle
+                                 that has just finished is charged its potential in `increments`, for good, and has
+                                 twist 0 from then on.
+        done        bool [N]     finished particles: they take part in resampling, but once all that live are done
+                                 none is needed
+        returns     the new population and, if it was resampled, ancestors int64 [N] in which every survivor keeps its
+                    own slot
         """
         twists = population.log_twists if log_twists is None else _finite_or_dead(log_twists)
         log_weights = population.log_weights + _finite_or_dead(increments)

@@ -19,8 +19,8 @@ _LONGEST_RUN = 512
 class Trials:
     """Draws of a row without replacement, in order, with what the constraint says of each.
 
-    Which token comes i-th, and whether it is accepted, depends on the row's uniforms only: drawing and testing in batches saves calls
-    and never changes the law, because a sampler looks at the trials in their order.
+    Which token comes i-th, and whether it is accepted, depends on the row's uniforms only: drawing and testing in
+    batches saves calls and never changes the law, because a sampler looks at the trials in their order.
 
     tokens, log_probs  of every draw so far
     log_before         log of the mass untested just before that draw
@@ -48,7 +48,7 @@ class Trials:
         return True
 
     def accepted(self, i: int) -> bool:
-        """Whether the i-th draw, which must exist, is accepted. Tests everything drawn and not yet tested in one call."""
+        """Whether the i-th draw, which must exist, is accepted; all that is drawn and untested goes in one call."""
         if i >= len(self._verdicts):
             new = np.array(self.tokens[len(self._verdicts) :], dtype=np.int64)
             self._verdicts += self._state.accepts(new, masked=self._masked).tolist()
@@ -95,7 +95,8 @@ class Trials:
 def _in_order(row: Candidates) -> tuple[list[int], list[float], list[float]]:
     """All that remains of a row in the order of successive sampling: tokens, log p, log of the mass from each one on.
 
-    A race: token t arrives at an exponential time of rate p(t). Its uniforms are a stream of their own, keyed by the row's next one.
+    A race: token t arrives at an exponential time of rate p(t). Its uniforms are a stream of their own, keyed by the
+    row's next one.
     """
     tokens, log_probs = row.remaining()
     if not len(tokens):

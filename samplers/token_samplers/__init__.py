@@ -33,23 +33,24 @@ SAMPLERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 
 
 def token_sampler(choice: str | Mapping[str, Any] | TokenSampler) -> TokenSampler:
-    """The sampler of that name; options go beside it: {"name": "look_ahead", "extra": 8}. A sampler is returned as it is.
+    """The sampler of that name, with options beside it: {"name": "look_ahead", "extra": 8}. A sampler stays as it is.
 
     Raises RequestError for an unknown name or option, naming those there are.
     """
+    names = ", ".join(SAMPLERS)
     if isinstance(choice, str):
         name, options = choice, {}
     elif isinstance(choice, Mapping):
         options = dict(choice)
         if not isinstance(options.get("name"), str):
-            raise RequestError(f'sampler={choice!r} has no name; write {{"name": "awrs", ...}} with one of {", ".join(SAMPLERS)}.')
+            raise RequestError(f'sampler={choice!r} has no name; write {{"name": "awrs", ...}} with one of {names}.')
         name = options.pop("name")
     elif hasattr(choice, "draw") and hasattr(choice, "wants_mask"):
         return choice
     else:
-        raise RequestError(f"sampler={choice!r} is not a name, a mapping with a name, or a token sampler; use one of {', '.join(SAMPLERS)}.")
+        raise RequestError(f"sampler={choice!r} is no name, mapping with a name, or sampler; use one of {names}.")
     if name not in SAMPLERS:
-        raise RequestError(f"sampler={name!r} is not known; use one of {', '.join(SAMPLERS)}.")
+        raise RequestError(f"sampler={name!r} is not known; use one of {names}.")
     maker, meant = SAMPLERS[name]
     known = [field.name for field in dataclasses.fields(maker)]
     for option in options:

@@ -1,4 +1,4 @@
-"""Adaptive weighted rejection sampling: test tokens in the order they are drawn, and estimate the allowed mass from a few more."""
+"""Adaptive weighted rejection sampling: test tokens as they are drawn, estimate the allowed mass from a few more."""
 
 from __future__ import annotations
 
@@ -19,19 +19,23 @@ class LookAheadSampler:
         weight = a + U * 1[extra m is allowed]      a  allowed mass among x and extras 1 .. m-1
                                                     U  mass untested before extra m
 
-    extra         m, at most. 1 is recursive AWRS: weight 1-R or p(x), R being the mass rejected before x. All of them: the masked sampler.
-    negligible    stop adding extras once U <= negligible * (mass untested before x): the last extra then decides about little
+    extra         m, at most. 1 is recursive AWRS: weight 1-R or p(x), R being the mass rejected before x. All of
+                  them: the masked sampler.
+    negligible    stop adding extras once U <= negligible * (mass untested before x): the last extra then decides
+                  about little
     switch_after  after so many rejects take the constraint's bitmask, where it has one; None never does
-    max_checks    give up after so many tests without an accept: the row dies. This biases the estimate, downwards and only where it
-                  happens; None (the default) searches the whole row, which the forced token that p gives 1e-7 needs
+    max_checks    give up after so many tests without an accept: the row dies. This biases the estimate, downwards and
+                  only where it happens; None (the default) searches the whole row, which the forced token that p
+                  gives 1e-7 needs
 
-    Why it is unbiased. Let h be the rejects so far. All of A is untested still, so an accept in this state is x with probability
-    p(x)/Z, whatever h is: x ~ p * 1_A / Z independently of h. It is left to see that E[w | h, x] = Z. Given the verdicts up to extra m-1,
-    extra m is drawn from the untested mass U in proportion to p, so U * 1[allowed] is the allowed part of U on average, and a is the
-    rest of Z. This holds for every m that is decided on before extra m is drawn, hence for `negligible`. And it holds when
-    the mask replaces the search after some rejects: the mass that remains inside an exact mask *is* Z, since no allowed token has been
-    drawn, so x ~ p * 1_A / Z with w = Z. If the mask is a superset the search goes on inside it, with the tokens outside as
-    further rejects of h. If the row ends before extra m, everything has been tested and w = a = Z.
+    Why it is unbiased. Let h be the rejects so far. All of A is untested still, so an accept in this state is x with
+    probability p(x)/Z, whatever h is: x ~ p * 1_A / Z independently of h. It is left to see that E[w | h, x] = Z.
+    Given the verdicts up to extra m-1, extra m is drawn from the untested mass U in proportion to p, so
+    U * 1[allowed] is the allowed part of U on average, and a is the rest of Z. This holds for every m that is decided on
+    before extra m is drawn, hence for `negligible`. And it holds when the mask replaces the search after some
+    rejects: the mass that remains inside an exact mask *is* Z, since no allowed token has been drawn, so
+    x ~ p * 1_A / Z with w = Z. If the mask is a superset the search goes on inside it, with the tokens outside as further rejects
+    of h. If the row ends before extra m, everything has been tested and w = a = Z.
 
     Sources: arXiv 2504.05410 (recursive AWRS); Raj (1956) for the ordered estimator that look-ahead is.
     """

@@ -18,13 +18,15 @@ class GeometricSampler:
 
         weight = (k - 1) / (k + r - 1)
 
-    the unbiased estimate of Z from inverse (negative binomial) sampling: Haldane (1945). x is independent of r, so every token gets
-    its share. No token is tested twice: rejected ones are struck, and before each draw from the rest a Geometric(1-R) - 1 number of
-    phantom rejects is added, what drawing with replacement would have spent on them; an accepted one is drawn again untested.
+    the unbiased estimate of Z from inverse (negative binomial) sampling: Haldane (1945). x is independent of r, so
+    every token gets its share. No token is tested twice: rejected ones are struck, and before each draw from the rest
+    a Geometric(1-R) - 1 number of phantom rejects is added, what drawing with replacement would have spent on them;
+    an accepted one is drawn again untested.
 
-    With nothing allowed the row dies, as it does when `max_checks` tests did not complete the rounds: this biases the estimate
-    where it happens. The weight's squared coefficient of variation is ln(1/Z)/(1-Z) - 1 for k = 2: unbounded, but slowly. Phantoms
-    are counted in logs: before a token of mass 1e-300 they are more than a float can hold.
+    With nothing allowed the row dies, as it does when `max_checks` tests did not complete the rounds: this biases the
+    estimate where it happens. The weight's squared coefficient of variation is ln(1/Z)/(1-Z) - 1 for k = 2:
+    unbounded, but slowly. Phantoms are counted in logs: before a token of mass 1e-300 they are more than a float can
+    hold.
 
     rounds  k, at least 2
     Source: arXiv 2504.05410.

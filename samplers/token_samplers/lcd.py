@@ -13,7 +13,7 @@ from samplers.token_samplers.options import check_count
 
 @dataclass(frozen=True)
 class LocalSampler:
-    """x ~ p * 1_A / Z with weight 1: the allowed mass Z is forgotten, so texts come from the product of local laws, not from the target.
+    """x ~ p * 1_A / Z with weight 1: Z is forgotten, so texts come from the product of local laws, not from the target.
 
     Without a mask x is the first accept of a search. A row with nothing allowed is dead, as for every sampler.
     """

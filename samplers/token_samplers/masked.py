@@ -15,8 +15,9 @@ from samplers.token_sampler import Draw, choose, dead, exact_draw
 class MaskedSampler:
     """x ~ p * 1_A / Z with weight Z: no variance at all in the weight.
 
-    Where the constraint's bitmask is the whole truth this costs one bitmask. Where it is a superset, or there is none, every token that
-    remains of the row is tested in one call of `accepts`: still exact, but slow (a test-only constraint tests the vocabulary).
+    Where the constraint's bitmask is the whole truth this costs one bitmask. Where it is a superset, or there is
+    none, every token that remains of the row is tested in one call of `accepts`: still exact, but slow (a test-only
+    constraint tests the vocabulary).
     """
 
     @property

@@ -17,12 +17,13 @@ from samplers.trials import SINGLES
 
 @dataclass(frozen=True)
 class TopKResidualSampler:
-    """Test the K likeliest tokens and one draw y from the rest (mass U) as one batch; choose among the allowed ones of the head and,
-    if allowed, y with the mass U, in proportion; weight = the sum of what was chosen from.
+    """Test the K likeliest tokens and one draw y from the rest (mass U) as one batch; choose among the allowed ones
+    of the head and, if allowed, y with the mass U, in proportion; weight = the sum of what was chosen from.
 
-    A head token is chosen with p(x)/w and weight w, so it gets p(x); a tail token y = x comes with p(x)/U, and then gets U. If no
-    token of the head is allowed the tail has it all, and y becomes the first trial of a recursive search through it: (x, w) with
-    E[w * 1{x}] = p(x) * 1_A(x) over the tail. The head is a function of p alone, so going by its verdicts leaves all of this true.
+    A head token is chosen with p(x)/w and weight w, so it gets p(x); a tail token y = x comes with p(x)/U, and then
+    gets U. If no token of the head is allowed the tail has it all, and y becomes the first trial of a recursive
+    search through it: (x, w) with E[w * 1{x}] = p(x) * 1_A(x) over the tail. The head is a function of p alone, so
+    going by its verdicts leaves all of this true.
 
     k             K, at least 1
     switch_after, max_checks  of the search through the tail: see LookAheadSampler
