@@ -1,0 +1,53 @@
+"""Fixtures every test may ask for. Nothing heavy is imported before a test asks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hypothesis
+import pytest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from grammars.vocabulary import Vocabulary
+
+# Fixed examples: a red run is a fact that the next run repeats.
+hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("fixed")
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """The shared folder of data sets; the test is skipped where it is not there."""
+    root = Path(__file__).resolve().parent.parent
+    folder = Path(os.environ.get("REWEIGH_DATA") or root.parent / "shared" / "data")
+    if not folder.is_dir():
+        pytest.skip(f"no data sets at {folder}: put shared/data beside the checkout, or set REWEIGH_DATA")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def model_path() -> Path:
+    """The embedded model's folder, made on first use."""
+    from decoding.embedded_model import embedded_model_path
+
+    return embedded_model_path()
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_path: Path) -> PreTrainedTokenizerBase:
+    """The embedded model's tokenizer: 49,152 byte-level tokens."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(model_path, local_files_only=True)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
+    """The embedded model's tokenizer as bytes."""
+    from grammars.vocabulary import vocabulary_from_tokenizer
+
+    return vocabulary_from_tokenizer(tokenizer, len(tokenizer), (tokenizer.eos_token_id,))
