@@ -1,1 +1,24 @@
-"""How do questions reach the model, in batches? Knows nothing of HTTP."""
+"""Questions to the model, in batches, and the answers with their weights."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from decoding.engine import Chunk, Engine, agenerate, generate, stream
+    from decoding.request import Result
+
+__all__ = ["Chunk", "Engine", "Result", "agenerate", "generate", "stream"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and vLLM are imported when they are used, not when a name of this package is.
+    if name == "Result":
+        from decoding.request import Result
+
+        return Result
+    if name in __all__:
+        from decoding import engine
+
+        return getattr(engine, name)
+    raise AttributeError(f"module 'decoding' has no attribute {name!r}")

@@ -99,8 +99,9 @@ def rollout(
 
     At the last slot EOS is forced, with weight p(EOS) * 1[complete]: the target is conditioned on the length.
 
-    log_potential  (tokens so far, finished) -> log Phi. Of a prefix it is the twist, a guess that only steers resampling;
-                   of a finished text it is charged for good. -inf of a prefix promises -inf of all it can become.
+    log_potential  (tokens so far, finished) -> log Phi. Of a prefix it is the twist, a guess that only steers
+                   resampling; of a finished text it is charged for good. -inf of a prefix promises -inf of all it can
+                   become.
     """
     assert max_tokens >= 1 and temperature > 0.0
     eos = model.vocabulary.eos

@@ -1,0 +1,89 @@
+"""One particle's order, as it travels to the engine inside `SamplingParams.extra_args`: plain data, JSON-able."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from grammars.errors import RequestError
+from samplers.smc import SMC
+from samplers.token_samplers import token_sampler
+
+KEY = "reweigh"
+
+
+@dataclass(frozen=True)
+class Member:
+    """Particle `particle` of the `num_particles` that make up `group`.
+
+    constraint     the language's spec, or None for no constraint
+    sampler        name or options of a token sampler
+    temperature    p is softmax(logits / temperature); temperature > 0
+    max_tokens     tokens of the text, its EOS included
+    truncate       False: the target is conditioned on ending within max_tokens (EOS is forced at the last place).
+                   True: a text that reaches max_tokens is kept as it stands, a viable prefix
+    history        how many tokens at the end of the engine's prompt are this particle's own (set when it was forked)
+    parent         the particle it was forked from
+    """
+
+    group: str
+    particle: int
+    num_particles: int
+    constraint: dict[str, Any] | None
+    sampler: str | dict[str, Any]
+    temperature: float
+    seed: int
+    max_tokens: int
+    truncate: bool = False
+    ess_threshold: float = 0.5
+    resampling: str = "systematic"
+    resample_every: int | None = None
+    stream: bool = False
+    history: int = 0
+    parent: int | None = None
+
+    def extra_args(self) -> dict[str, Any]:
+        return {KEY: asdict(self)}
+
+    def forked(self, history: int, parent: int) -> Member:
+        return replace(self, history=history, parent=parent)
+
+    @property
+    def smc(self) -> SMC:
+        return SMC(
+            num_particles=self.num_particles,
+            ess_threshold=self.ess_threshold,
+            resampling=self.resampling,
+            seed=self.seed,
+            resample_every=self.resample_every,
+        )
+
+    @classmethod
+    def of(cls, sampling_params: Any) -> Member | None:
+        """The member a request's sampling parameters carry; None for a request that is none of ours."""
+        extra = getattr(sampling_params, "extra_args", None)
+        payload = extra.get(KEY) if extra else None
+        if payload is None:
+            return None
+        if not isinstance(payload, Mapping):
+            raise RequestError(f"extra_args[{KEY!r}] is {type(payload).__name__}; a mapping made by Member.extra_args() was wanted")
+        try:
+            return cls(**payload)
+        except TypeError as error:
+            raise RequestError(f"extra_args[{KEY!r}] does not fit: {error}; make it with Member.extra_args()") from error
+
+    def check(self) -> None:
+        """Raise RequestError naming the field that is out of range."""
+        if not (isinstance(self.temperature, int | float) and math.isfinite(self.temperature) and self.temperature > 0):
+            raise RequestError(
+                f"temperature={self.temperature!r}: a finite number above 0 was wanted; the target is p at that temperature, "
+                "so there is none at 0. For the most likely text take `best` of several particles"
+            )
+        if self.max_tokens < 1:
+            raise RequestError(f"max_tokens={self.max_tokens}: at least 1 was wanted, the text's end included")
+        if not 0 <= self.particle < self.num_particles:
+            raise RequestError(f"particle={self.particle} does not lie in 0..{self.num_particles - 1}")
+        token_sampler(self.sampler)
+        _ = self.smc

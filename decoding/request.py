@@ -1,0 +1,185 @@
+"""What is asked of the engine, and what comes back."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from grammars.constraint import Language
+from grammars.errors import ReweighError
+from samplers.population import log_mean_exp, normalise
+from samplers.posterior import posterior
+
+
+@dataclass(frozen=True)
+class Request:
+    """One prompt, its constraint, and how to sample: everything that decides the result, the seed included.
+
+    prompt        token ids
+    constraint    the language every finished text belongs to; None leaves p as it is
+    particles     N, run side by side in one batch
+    sampler       auto, masked, awrs, lcd or a dict of options; see samplers.token_samplers
+    ess_threshold resample when ESS < threshold * N; 0 is importance sampling
+    temperature   the target's p is softmax(logits / temperature)
+    max_tokens    tokens of a text, its end included
+    truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
+    """
+
+    prompt: tuple[int, ...]
+    constraint: Language | None
+    particles: int
+    sampler: str | dict[str, Any]
+    ess_threshold: float
+    resampling: str
+    temperature: float
+    max_tokens: int
+    seed: int
+    truncate: bool = False
+    resample_every: int | None = None
+
+
+@dataclass(frozen=True)
+class Usage:
+    """Tokens: prompt_tokens once; completion_tokens of the returned texts; sampled_tokens of all particles, replaced ones too."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    sampled_tokens: int
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Work and time of one request.
+
+    checks, masks   candidates tested and bitmasks computed, over all particles
+    wall_s          from submission to the last token, seconds; queued_s of these before the first token
+    ess_history     ESS after every step [steps]; ancestry: (step, parent of each particle) at every resampling
+    """
+
+    steps: int
+    checks: int
+    masks: int
+    resamplings: int
+    wall_s: float
+    queued_s: float
+    ess_history: tuple[float, ...] = ()
+    sampled_tokens: int = 0
+
+    @property
+    def checks_per_token(self) -> float:
+        return self.checks / max(self.sampled_tokens, 1)
+
+    @property
+    def masks_per_token(self) -> float:
+        return self.masks / max(self.sampled_tokens, 1)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Weighted draws from p(x | prompt) * 1[x in C], and the estimate of that target's normaliser.
+
+    texts         [N] in the particles' order; a dead particle's text is what it had when it died
+    tokens        [N] token ids, EOS left out
+    log_weights   float64 [N], unnormalised; -inf for a dead particle. E[sum_n w_n f(x_n) / N] = sum_x target(x) f(x)
+    finish_reasons [N] stop, length or dead
+    log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
+    error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
+    """
+
+    texts: list[str]
+    tokens: list[list[int]]
+    log_weights: np.ndarray
+    finish_reasons: list[str]
+    usage: Usage
+    stats: Stats
+    seed: int
+    ancestry: list[tuple[int, list[int]]] = field(default_factory=list)
+    constraint: Language | None = None
+    error: ReweighError | None = None
+
+    @property
+    def log_z(self) -> float:
+        return log_mean_exp(self.log_weights)
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """float64 [N], sum 1; all 0 when every particle is dead."""
+        return normalise(self.log_weights)
+
+    @property
+    def ess(self) -> float:
+        """Effective sample size of the final weights, 0 (all dead) to N."""
+        squares = float(np.square(self.weights).sum())
+        return 1.0 / squares if squares > 0 else 0.0
+
+    def posterior(self) -> dict[str, float]:
+        """The estimated law of the text: text -> probability, likeliest first; equal texts are one entry."""
+        self.raise_for_error()
+        return posterior(self.texts, self.log_weights)
+
+    def n_best(self, n: int) -> list[tuple[str, float]]:
+        """The n likeliest texts with their probabilities."""
+        return list(self.posterior().items())[:n]
+
+    @property
+    def best(self) -> str:
+        """The likeliest text under `posterior()`."""
+        return next(iter(self.posterior()))
+
+    @property
+    def parsed(self) -> Any:
+        """`best` as the value it stands for: JSON as Python data (or the Pydantic object), otherwise the text."""
+        return self._parse(self.best)
+
+    @cached_property
+    def values(self) -> list[Any]:
+        """Every text as the value it stands for; None for one that is dead or was cut at max_tokens."""
+        return [
+            self._parse(text) if reason == "stop" and weight > -math.inf else None
+            for text, reason, weight in zip(self.texts, self.finish_reasons, self.log_weights, strict=True)
+        ]
+
+    def _parse(self, text: str) -> Any:
+        return text if self.constraint is None else self.constraint.parse(text)
+
+    def raise_for_error(self) -> None:
+        if self.error is not None:
+            raise self.error
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: no -inf, no NaN (a dead particle's log_weight is null)."""
+        return {
+            "texts": self.texts,
+            "log_weights": [finite_or_none(x) for x in self.log_weights],
+            "weights": self.weights.tolist(),
+            "finish_reasons": self.finish_reasons,
+            "best": None if self.error else self.best,
+            "parsed": None if self.error else jsonable(self.parsed),
+            "posterior": {} if self.error else self.posterior(),
+            "log_z": finite_or_none(self.log_z),
+            "ess": self.ess,
+            "seed": self.seed,
+            "usage": vars(self.usage),
+            "stats": {**vars(self.stats), "ess_history": list(self.stats.ess_history)},
+            "ancestry": [[step, parents] for step, parents in self.ancestry],
+            "error": None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)},
+        }
+
+
+def finite_or_none(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def jsonable(value: Any) -> Any:
+    """A parsed value as JSON data: a Pydantic object as its fields, anything else as it is."""
+    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+
+
+def texts_of(tokens: Sequence[Sequence[int]], decode: Any) -> list[str]:
+    """[N] token ids as text; bytes that are no UTF-8 (a particle that died inside a character) show as U+FFFD."""
+    return [decode(list(ids)).decode("utf-8", errors="replace") for ids in tokens]

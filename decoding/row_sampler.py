@@ -1,0 +1,222 @@
+"""The token sampler at work inside the model runner: every row of ours in a step gets its token and its weight.
+
+Free of vLLM: `vllm_processor.py` and `vllm_processor_v2.py` tell it which rows there are, under either of vLLM's interfaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from decoding.member import Member
+from decoding.rows import StepRows, fold_eos
+from grammars.constraint import ConstraintState
+from grammars.errors import ReweighError
+from grammars.registry import compile_cached, language_from_spec
+from grammars.vocabulary import Vocabulary
+from samplers.candidates import Candidates
+from samplers.randomness import Stream, uniforms
+from samplers.token_sampler import Draw, TokenSampler
+from samplers.token_samplers import token_sampler
+
+# Candidates drawn on the device before the host looks at any of them: a first token and the one tested after it.
+PREFETCH = 2
+# Far above any logit: the argmax of the row whatever else stands in it, and finite, so that no softmax turns NaN.
+FORCED = 1e30
+
+
+@dataclass(frozen=True, slots=True)
+class Post:
+    """What a row got in one step, on its way from the model runner to the scheduler.
+
+    position    generated tokens before this one
+    error       type name and text of what went wrong in this row alone; its weight is then -inf
+    """
+
+    position: int
+    token: int
+    log_weight: float
+    logprob: float
+    checks: int
+    masks: int
+    is_eos: bool = False
+    error: tuple[str, str] | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Row:
+    """One particle in the batch.
+
+    kept     the tokens vLLM has kept since the row was added: a live view, read afresh at each step
+    past     tokens generated before that (a fork's history)
+    state    the constraint after the first `known` generated tokens
+    """
+
+    member: Member
+    sampler: TokenSampler
+    past: list[int]
+    kept: Callable[[], Sequence[int]]
+    state: ConstraintState | None
+    known: int = 0
+    error: ReweighError | None = None
+
+
+class RowSampler:
+    """Holds the rows of one model runner, samples for all of them at once, and posts the results.
+
+    A failure of one row (a predicate that raises, a row of NaN) ends that row alone.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.vocabulary = vocabulary
+        self._rows: dict[tuple[str, int], Row] = {}
+        self.posts: dict[tuple[str, int], Post] = {}
+
+    def add(self, member: Member, past: Sequence[int], kept: Callable[[], Sequence[int]]) -> Row:
+        """Take up a particle that enters the batch, for the first time, after preemption, or as a fork with a history."""
+        row = Row(member, token_sampler(member.sampler), list(past), kept, None)
+        try:
+            row.state = self._state_after(member, row.past + list(kept()))
+            row.known = len(row.past) + len(kept())
+        except ReweighError as error:
+            row.error = error
+        self._rows[member.group, member.particle] = row
+        return row
+
+    def discard(self, row: Row) -> None:
+        """Forget a row that left the batch, unless its place was taken already."""
+        key = row.member.group, row.member.particle
+        if self._rows.get(key) is row:
+            del self._rows[key]
+
+    def _state_after(self, member: Member, tokens: Sequence[int]) -> ConstraintState | None:
+        """The constraint after `tokens`: on from the parent's, where the parent is at hand, else from the start."""
+        if member.constraint is None:
+            return None
+        parent = self._rows.get((member.group, member.parent)) if member.parent is not None else None
+        if parent is not None and parent.state is not None and parent.known <= len(tokens):
+            known = [*parent.past, *parent.kept()][: parent.known]
+            if known == list(tokens[: parent.known]):
+                return _advanced(parent.state, tokens[parent.known :])
+        constraint = compile_cached(language_from_spec(member.constraint), self.vocabulary)
+        return _advanced(constraint.start(), tokens)
+
+    def take_posts(self) -> dict[tuple[str, int], Post]:
+        """Hand over what was posted since the last call."""
+        posts, self.posts = self.posts, {}
+        return posts
+
+    def step(self, logits: torch.Tensor, places: Sequence[int], rows: Sequence[Row]) -> None:
+        """Sample for every row and write its token into the logits, in place, so that a greedy sampler must take it.
+
+        logits  float32 [batch, V]; places[i] is the line of rows[i]
+        """
+        if not rows:
+            return
+        mine = logits if len(rows) == len(logits) and list(places) == list(range(len(rows))) else logits[list(places)]
+        fold_eos(mine, self.vocabulary.eos_ids)
+        positions = [self._catch_up(row) for row in rows]
+        masks, masked = self._bitmasks(rows, positions)
+        members = [row.member for row in rows]
+        seeds = np.array([member.seed for member in members], dtype=np.uint64)
+        particles = np.array([member.particle for member in members])
+        numbers = uniforms(seeds, particles, np.array(positions), 0, PREFETCH)
+        temperatures = np.array([member.temperature for member in members])
+        step = StepRows(mine, temperatures, masks, numbers)
+        chosen = np.empty(len(rows), dtype=np.int64)
+        for n, (row, position) in enumerate(zip(rows, positions, strict=True)):
+            stream = Stream(row.member.seed, row.member.particle, position, numbers[n])
+            post = self._sample(row, position, step.row(n, stream), bool(masked[n]))
+            self.posts[row.member.group, row.member.particle] = post
+            chosen[n] = post.token
+        lines = torch.as_tensor(list(places), device=logits.device)
+        broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
+        if broken:
+            logits[broken] = 0.0
+        logits[lines, torch.from_numpy(chosen).to(logits.device)] = FORCED
+
+    def _catch_up(self, row: Row) -> int:
+        """Advance the row's constraint over the tokens vLLM has kept since the last step; returns how many there are in all."""
+        kept = row.kept()
+        position = len(row.past) + len(kept)
+        if row.state is not None and row.known < position and row.error is None:
+            try:
+                row.state = _advanced(row.state, list(kept)[row.known - position :])
+            except ReweighError as error:
+                row.error = error
+        row.known = position
+        return position
+
+    def _bitmasks(self, rows: Sequence[Row], positions: Sequence[int]) -> tuple[np.ndarray | None, np.ndarray]:
+        """The masks of the rows that want one.
+
+        returns  int32 [N, W] (all ones where a row wants none) or None when no row does; bool [N] which rows are masked
+        """
+        masked = np.zeros(len(rows), dtype=bool)
+        masks: np.ndarray | None = None
+        for n, (row, position) in enumerate(zip(rows, positions, strict=True)):
+            if row.error is not None:
+                continue
+            bits: np.ndarray | None = None
+            if self._is_last(row, position):
+                bits = self._only_eos()
+            elif row.state is not None and row.sampler.wants_mask:
+                try:
+                    bits = row.state.bitmask()
+                except ReweighError as error:
+                    row.error = error
+            if bits is None:
+                continue
+            if masks is None:
+                masks = np.full((len(rows), self.vocabulary.mask_words), -1, dtype=np.int32)
+            masks[n] = bits
+            masked[n] = True
+        return masks, masked
+
+    def _is_last(self, row: Row, position: int) -> bool:
+        return position + 1 >= row.member.max_tokens and not row.member.truncate
+
+    def _only_eos(self) -> np.ndarray:
+        bits = np.zeros(self.vocabulary.mask_words, dtype=np.int32)
+        bits.view(np.uint32)[self.vocabulary.eos // 32] = np.uint32(1 << (self.vocabulary.eos % 32))
+        return bits
+
+    def _sample(self, row: Row, position: int, candidates: Candidates, masked: bool) -> Post:
+        try:
+            if row.error is not None:
+                raise row.error
+            if self._is_last(row, position):
+                draw = self._force_eos(row, candidates)
+            elif row.state is None:
+                draw = _unconstrained(candidates)
+            else:
+                draw = row.sampler.draw(candidates, row.state, masked)
+        except ReweighError as error:
+            row.error = error
+            return Post(position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=(type(error).__name__, str(error)))
+        token = draw.token if draw.token >= 0 else self.vocabulary.eos
+        is_eos = token == self.vocabulary.eos
+        return Post(position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks + masked, is_eos)
+
+    def _force_eos(self, row: Row, candidates: Candidates) -> Draw:
+        """The last place belongs to EOS: weight p(EOS) if the text is complete, else 0. The target is conditioned on the length."""
+        log_eos = candidates.log_remaining
+        complete = row.state is None or row.state.is_complete
+        return Draw(self.vocabulary.eos, log_eos if complete else -np.inf, log_eos, 1, 0)
+
+
+def _unconstrained(candidates: Candidates) -> Draw:
+    if candidates.log_remaining == -np.inf or np.isnan(candidates.log_remaining):
+        return Draw(-1, -np.inf, -np.inf, 0, 0)
+    token, logprob = candidates.draw()
+    return Draw(token, 0.0, logprob, 0, 0)
+
+
+def _advanced(state: ConstraintState, tokens: Sequence[int]) -> ConstraintState:
+    for token in tokens:
+        state = state.advance(int(token))
+    return state
+

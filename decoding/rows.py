@@ -1,0 +1,167 @@
+"""The device half of token sampling: all rows of a step tempered, masked, normalised and drawn from at once.
+
+Only the first K candidates of each row and their masses reach the host; a row that needs more hands over to
+`samplers.candidates.RowCandidates`, which continues the very same stream of uniforms. On a CPU the two share memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from samplers.candidates import CHUNK, RowCandidates
+from samplers.randomness import Stream
+
+
+class StepRows:
+    """One step's rows.
+
+    logits        float32 [N, V]; read only, and needed until the step's last draw
+    temperatures  float64 [N], > 0
+    bitmasks      int32 [N, ceil(V / 32)] or None; rows of all ones are unmasked
+    uniforms      float64 [N, K]: the first K uniforms of every row's stream
+    Source: draws without replacement by inverse CDF over chunk sums; see engine.md, "Draw without sorting".
+    """
+
+    def __init__(
+        self,
+        logits: torch.Tensor,
+        temperatures: np.ndarray,
+        bitmasks: np.ndarray | None,
+        uniforms: np.ndarray,
+    ) -> None:
+        num_rows, size = logits.shape
+        device = logits.device
+        self._logits = logits
+        self._temperatures = temperatures
+        self._bitmasks = bitmasks
+        if np.any(temperatures != 1.0):
+            inverse = torch.from_numpy(1.0 / temperatures).to(device, torch.float32)
+            logits = logits * inverse[:, None]
+        masses = torch.softmax(logits, dim=-1)
+        if size % CHUNK:
+            masses = torch.nn.functional.pad(masses, (0, CHUNK - size % CHUNK))
+        if bitmasks is not None:
+            words = torch.from_numpy(np.ascontiguousarray(bitmasks))
+            masses[:, :size] *= unpack_bits(words, size, device)
+        self._masses = masses
+        self._chunks = masses.view(num_rows, -1, CHUNK)
+        self._sums = self._chunks.sum(-1, dtype=torch.float64)
+        self._draw(torch.from_numpy(uniforms).to(device))
+
+    def _draw(self, uniforms: torch.Tensor) -> None:
+        """Draw K tokens a row without replacement; keep their masses and the mass that remained before each draw."""
+        rows = torch.arange(len(uniforms), device=uniforms.device)
+        tokens, masses, totals = [], [], []
+        for k in range(uniforms.shape[1]):
+            cdf = self._sums.cumsum(1)
+            total = cdf[:, -1:].contiguous()
+            target = uniforms[:, k : k + 1] * total
+            chunk = torch.searchsorted(cdf, target, right=True)
+            # Rounding can push the target past the end: fall back to the last chunk of positive mass.
+            chunk = torch.minimum(chunk, torch.searchsorted(cdf, total)).clamp_(max=cdf.shape[1] - 1)
+            below = cdf.gather(1, chunk) - self._sums.gather(1, chunk)
+            members = self._chunks[rows, chunk[:, 0]]
+            inner = members.double().cumsum(1)
+            place = torch.searchsorted(inner, target - below, right=True)
+            place = torch.minimum(place, torch.searchsorted(inner, inner[:, -1:].contiguous())).clamp_(max=CHUNK - 1)
+            mass = members.gather(1, place)
+            members = members.scatter(1, place, 0.0)
+            # The chunk is summed again from what remains: subtracting would leave rounding where nothing remains.
+            self._chunks[rows, chunk[:, 0]] = members
+            self._sums.scatter_(1, chunk, members.sum(1, keepdim=True, dtype=torch.float64))
+            tokens.append(chunk * CHUNK + place)
+            masses.append(mass)
+            totals.append(total)
+        totals.append(self._sums.sum(1, keepdim=True))
+        self.tokens = torch.cat(tokens, 1).cpu().numpy()
+        self.drawn = torch.cat(masses, 1).double().cpu().numpy()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.log_drawn = np.log(self.drawn)
+            self.log_totals = np.log(torch.cat(totals, 1).cpu().numpy())
+
+    def row(self, n: int, stream: Stream) -> PrefetchedRow:
+        return PrefetchedRow(self, n, stream)
+
+    def host_row(self, n: int, consumed: int, stream: Stream) -> RowCandidates:
+        """Row n on the host with only its first `consumed` draws taken, to go on from there."""
+        size = self._logits.shape[1]
+        masses = self._masses[n].cpu().numpy().copy()
+        masses[self.tokens[n, consumed:]] = self.drawn[n, consumed:]
+        logits = self._logits[n].float().cpu().numpy().astype(np.float64) / self._temperatures[n]
+        if self._bitmasks is not None:
+            keep = np.unpackbits(self._bitmasks[n].view(np.uint8), bitorder="little")[:size].astype(bool)
+            logits = np.where(keep, logits, -np.inf)
+        return RowCandidates(masses[:size], 0.0, stream, logits=logits, removed=self.tokens[n, :consumed])
+
+
+class PrefetchedRow:
+    """One row as `Candidates`: the device's draws first, then the host's."""
+
+    __slots__ = ("_consumed", "_host", "_n", "_rows", "_stream")
+
+    def __init__(self, rows: StepRows, n: int, stream: Stream) -> None:
+        self._rows = rows
+        self._n = n
+        self._stream = stream
+        self._consumed = 0
+        self._host: RowCandidates | None = None
+
+    @property
+    def log_remaining(self) -> float:
+        if self._host is not None:
+            return self._host.log_remaining
+        total = float(self._rows.log_totals[self._n, self._consumed])
+        # Nothing left in float32 does not mean nothing left: the host looks at the logits.
+        return total if total > -np.inf else self._on_host().log_remaining
+
+    def draw(self) -> tuple[int, float]:
+        k = self._consumed
+        if self._host is None and k < self._rows.tokens.shape[1] and self._rows.drawn[self._n, k] > 0.0:
+            self._consumed = k + 1
+            self._stream.random()
+            return int(self._rows.tokens[self._n, k]), float(self._rows.log_drawn[self._n, k])
+        return self._on_host().draw()
+
+    def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
+        return self._on_host().top(k)
+
+    def keep(self, bitmask: np.ndarray) -> None:
+        self._on_host().keep(bitmask)
+
+    def remaining(self) -> tuple[np.ndarray, np.ndarray]:
+        return self._on_host().remaining()
+
+    def random(self) -> float:
+        # From here on the stream is ahead of the device's draws.
+        self._on_host()
+        return self._stream.random()
+
+    def _on_host(self) -> RowCandidates:
+        if self._host is None:
+            self._host = self._rows.host_row(self._n, self._consumed, self._stream)
+        return self._host
+
+
+def unpack_bits(words: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
+    """Packed masks as 0/1.
+
+    words    int32 [N, ceil(size / 32)] on the host
+    returns  uint8 [N, size] on the device
+    """
+    if device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(words.numpy().view(np.uint8), axis=1, bitorder="little")[:, :size])
+    bits = (words.to(device)[:, :, None] >> torch.arange(32, device=device, dtype=torch.int32)) & 1
+    return bits.view(len(words), -1)[:, :size].to(torch.uint8)
+
+
+def fold_eos(logits: torch.Tensor, eos_ids: Sequence[int]) -> None:
+    """Gather the mass of every EOS id in the first, in place, so that one id stands for the end. logits float32 [N, V]."""
+    if len(eos_ids) < 2:
+        return
+    columns = torch.as_tensor(list(eos_ids), device=logits.device)
+    total = torch.logsumexp(logits[:, columns], dim=1)
+    logits[:, columns[1:]] = float("-inf")
+    logits[:, columns[0]] = total

@@ -1,0 +1,298 @@
+"""The thread that owns a vLLM engine in this process: it takes groups in, steps the engine, and hands results back.
+
+One thread touches vLLM; any number of threads and event loops submit to it, and what they submit shares one batch.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from decoding.member import KEY, Member
+from decoding.vllm_check import require_vllm
+from grammars.errors import EngineError, ReweighError
+
+# In-process engine core (predicates are Python objects), and a CPU cache that leaves room for the rest of the machine.
+_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "ERROR"}
+# Groups handed to vLLM beyond those that fit its batch: enough to keep it full, few enough to keep its queue short.
+_AHEAD = 2
+
+
+@dataclass
+class Ticket:
+    """One group on its way through the engine.
+
+    members     every particle's order; prompt: token ids
+    on_tokens   called in the driver's thread with new token ids of a single streamed particle
+    on_step     called in the driver's thread with (steps, live, ess) after the group's steps
+    done        resolves to the group's summary, with "tokens" [N] and "wall_s", "queued_s" added
+    """
+
+    members: list[Member]
+    prompt: list[int]
+    on_tokens: Callable[[list[int]], None] | None = None
+    on_step: Callable[[int, int, float], None] | None = None
+    done: Future[dict[str, Any]] = field(default_factory=Future)
+    submitted: float = field(default_factory=time.perf_counter)
+    started: float | None = None
+    ids: list[str] = field(default_factory=list)
+    tokens: dict[int, list[int]] = field(default_factory=dict)
+    finished: set[int] = field(default_factory=set)
+    summary: dict[str, Any] | None = None
+    steps_seen: int = 0
+
+    @property
+    def group(self) -> str:
+        return self.members[0].group
+
+
+class VllmDriver:
+    """Runs a vLLM engine with reweigh's processor, scheduler and worker extension.
+
+    engine_args  passed to vLLM as they are; those that would make weights unsound are refused with EngineError
+    """
+
+    def __init__(self, engine_args: dict[str, Any]) -> None:
+        self._args = engine_args
+        self._inbox: queue.SimpleQueue[Ticket | Callable[[], None] | None] = queue.SimpleQueue()
+        self._backlog: deque[Ticket] = deque()
+        self._tickets: dict[str, Ticket] = {}
+        self._where: dict[str, tuple[Ticket, int]] = {}
+        self._failure: EngineError | None = None
+        self._ready: Future[None] = Future()
+        self.engine: Any = None
+        self._thread = threading.Thread(target=self._run, name="reweigh-engine", daemon=True)
+        self._thread.start()
+        self._ready.result()
+
+    # Called from any thread
+
+    @property
+    def config(self) -> Any:
+        return self.engine.vllm_config
+
+    @property
+    def scheduler(self) -> Any:
+        return self.engine.engine_core.engine_core.scheduler
+
+    def submit(self, ticket: Ticket) -> None:
+        self._check_alive()
+        self._inbox.put(ticket)
+
+    def abort(self, ticket: Ticket) -> None:
+        """Drop a group: its rows and blocks are free after the step that is under way."""
+        self._inbox.put(lambda: self._abort(ticket))
+
+    def call(self, function: Callable[[Any], Any]) -> Any:
+        """Run a function of the vLLM engine in the driver's thread, between two steps, and return its result."""
+        self._check_alive()
+        result: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(function(self.engine))
+            except Exception as error:
+                result.set_exception(error)
+
+        self._inbox.put(run)
+        return result.result()
+
+    def close(self) -> None:
+        """End the engine; groups under way fail with EngineError. Idempotent."""
+        self._inbox.put(None)
+        self._thread.join()
+
+    def _check_alive(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    # The driver's thread
+
+    def _run(self) -> None:
+        try:
+            self.engine = self._start()
+        except BaseException as error:
+            self._failure = EngineError(f"vLLM did not start: {type(error).__name__}: {error}")
+            self._ready.set_exception(error if isinstance(error, ReweighError) else _chained(self._failure, error))
+            return
+        self._ready.set_result(None)
+        try:
+            while self._take_in():
+                for output in self.engine.step():
+                    self._take_output(output)
+                self._report_steps()
+                self._feed()
+            self._failure = EngineError("the engine was closed; make a new one")
+        except BaseException as error:
+            self._failure = _chained(EngineError(f"vLLM failed while decoding: {type(error).__name__}: {error}"), error)
+        finally:
+            self._fail_all()
+            self._stop()
+
+    def _start(self) -> Any:
+        arguments = sound_engine_args(self._args)
+        with _environment(_ENVIRONMENT):
+            require_vllm()
+            from vllm import EngineArgs
+            from vllm.v1.engine.llm_engine import LLMEngine
+
+            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        engine.collective_rpc("reweigh_install")
+        return engine
+
+    def _stop(self) -> None:
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.engine.engine_core.shutdown()
+        cleanup_dist_env_and_memory()
+
+    def _take_in(self) -> bool:
+        """Take in what was submitted; waits while there is nothing to do. False: close."""
+        while True:
+            idle = not self._tickets and not self._backlog and not self.engine.has_unfinished_requests()
+            try:
+                item = self._inbox.get(block=idle)
+            except queue.Empty:
+                return True
+            if item is None:
+                return False
+            if isinstance(item, Ticket):
+                self._backlog.append(item)
+                self._feed()
+            else:
+                item()
+
+    def _feed(self) -> None:
+        """Hand groups to vLLM as it has room for them: its own queue stays short however many are submitted."""
+        room = _AHEAD * self.scheduler.max_num_running_reqs
+        while self._backlog and len(self._where) < room:
+            ticket = self._backlog.popleft()
+            if not ticket.done.cancelled():
+                self._add(ticket)
+
+    def _add(self, ticket: Ticket) -> None:
+        from vllm.inputs.engine import tokens_input
+
+        from decoding.vllm_params import particle_params
+
+        self._tickets[ticket.group] = ticket
+        try:
+            for member in ticket.members:
+                params = particle_params(member)
+                request_id = f"{member.group}/{member.particle}"
+                request_id = self.engine.add_request(request_id, tokens_input(ticket.prompt), params)
+                ticket.ids.append(request_id)
+                self._where[f"{member.group}/{member.particle}"] = ticket, member.particle
+        except Exception as error:
+            self._abort(ticket)
+            if not ticket.done.done():
+                ticket.done.set_exception(error)
+
+    def _abort(self, ticket: Ticket) -> None:
+        if ticket in self._backlog:
+            self._backlog.remove(ticket)
+        if self._tickets.pop(ticket.group, None) is not None:
+            self.engine.abort_request(ticket.ids, internal=True)
+            for member in ticket.members:
+                self._where.pop(f"{member.group}/{member.particle}", None)
+        ticket.done.cancel()
+
+    def _take_output(self, output: Any) -> None:
+        where = self._where.get(output.request_id)
+        if where is None:
+            return
+        ticket, particle = where
+        tokens = list(output.outputs[0].token_ids)
+        ticket.tokens.setdefault(particle, []).extend(tokens)
+        if ticket.started is None:
+            ticket.started = time.perf_counter()
+        if ticket.on_tokens is not None and tokens:
+            ticket.on_tokens(tokens)
+        if output.kv_transfer_params and KEY in output.kv_transfer_params:
+            ticket.summary = output.kv_transfer_params[KEY]
+        if output.finished:
+            ticket.finished.add(particle)
+            del self._where[output.request_id]
+            if len(ticket.finished) == len(ticket.members):
+                self._complete(ticket)
+
+    def _complete(self, ticket: Ticket) -> None:
+        del self._tickets[ticket.group]
+        if ticket.summary is None:
+            ticket.done.set_exception(EngineError("the group was aborted inside the engine"))
+            return
+        now = time.perf_counter()
+        ticket.done.set_result(
+            {
+                **ticket.summary,
+                "tokens": [ticket.tokens.get(particle, []) for particle in range(len(ticket.members))],
+                "wall_s": now - ticket.submitted,
+                "queued_s": (ticket.started or now) - ticket.submitted,
+            }
+        )
+
+    def _report_steps(self) -> None:
+        for ticket in [ticket for ticket in self._tickets.values() if ticket.on_step is not None]:
+            run = self.scheduler.runs.get(ticket.group)
+            if run is not None and run.group.steps > ticket.steps_seen:
+                ticket.steps_seen = run.group.steps
+                assert ticket.on_step is not None
+                ticket.on_step(run.group.steps, len(run.group.live), run.group.population.ess)
+
+    def _fail_all(self) -> None:
+        assert self._failure is not None
+        waiting = [*self._tickets.values(), *self._backlog]
+        while not self._inbox.empty():
+            item = self._inbox.get()
+            if isinstance(item, Ticket):
+                waiting.append(item)
+        for ticket in waiting:
+            if not ticket.done.done():
+                ticket.done.set_exception(self._failure)
+
+
+def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:
+    """vLLM's engine arguments with reweigh's parts in them; raises EngineError for one that would make weights unsound."""
+    for name, sound, reason in (
+        ("async_scheduling", False, "a token has to be weighted before the next step is scheduled"),
+        ("speculative_config", None, "speculative decoding under a constraint samples the locally masked law, not the target"),
+        ("scheduler_cls", None, "reweigh brings its own scheduler"),
+        ("worker_extension_cls", None, "reweigh brings its own worker extension"),
+    ):
+        given = arguments.get(name, sound)
+        if given != sound:
+            raise EngineError(f"{name}={given!r} is not supported: {reason}. Leave it out.")
+    processors = list(arguments.get("logits_processors") or [])
+    return {
+        "disable_log_stats": True,
+        **arguments,
+        "async_scheduling": False,
+        "scheduler_cls": "decoding.vllm_scheduler.ReweighScheduler",
+        "worker_extension_cls": "decoding.vllm_worker.WorkerExtension",
+        "logits_processors": ["decoding.vllm_processor:ReweighProcessor", *processors],
+    }
+
+
+def _chained(failure: EngineError, cause: BaseException) -> EngineError:
+    failure.__cause__ = cause
+    return failure
+
+
+@contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables that are not set yet, for the time of the block."""
+    added = [name for name in values if name not in os.environ]
+    os.environ.update({name: values[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            os.environ.pop(name, None)

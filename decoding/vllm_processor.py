@@ -1,0 +1,79 @@
+"""vLLM's logits-processor interface of the V1 model runner, over `RowSampler`.
+
+Engine argument: logits_processors=["decoding.vllm_processor:ReweighProcessor"].
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from vllm import SamplingParams
+from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
+
+from decoding.member import Member
+from decoding.row_sampler import Row, RowSampler
+from decoding.vllm_params import check_params
+from decoding.vllm_vocabulary import vocabulary_of
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+# The processors of this process, newest last: the worker extension takes their posts.
+samplers_here: list[RowSampler] = []
+
+
+class ReweighProcessor(LogitsProcessor):
+    """Runs the token sampler on the rows that carry a `Member`; leaves every other row alone."""
+
+    def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
+        self.rows: dict[int, Row] = {}
+        self.sampler = RowSampler(vocabulary_of(vllm_config))
+        samplers_here.append(self.sampler)
+
+    @classmethod
+    def validate_params(cls, sampling_params: SamplingParams) -> None:
+        check_params(sampling_params)
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
+        if batch_update is None:
+            return
+        for index in batch_update.removed:
+            self._drop(index)
+        for index, params, prompt, output in batch_update.added:
+            self._drop(index)
+            member = Member.of(params)
+            if member is not None:
+                past = prompt[len(prompt) - member.history :] if prompt and member.history else []
+                self.rows[index] = self.sampler.add(member, past, lambda output=output: output)
+        for first, second, direction in batch_update.moved:
+            a, b = self.rows.pop(first, None), self.rows.pop(second, None)
+            if a is not None:
+                self.rows[second] = a
+            if direction == MoveDirectionality.SWAP:
+                if b is not None:
+                    self.rows[first] = b
+            elif b is not None:
+                self.sampler.discard(b)
+
+    def _drop(self, index: int) -> None:
+        row = self.rows.pop(index, None)
+        if row is not None:
+            self.sampler.discard(row)
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        if self.rows:
+            places = sorted(self.rows)
+            self.sampler.step(logits, places, [self.rows[place] for place in places])
+        return logits
+
+
+def drain_posts() -> dict[tuple[str, int], Any]:
+    """What this process's model runner posted since the last call."""
+    posts: dict[tuple[str, int], Any] = {}
+    for sampler in samplers_here:
+        posts.update(sampler.take_posts())
+    return posts

@@ -1,0 +1,37 @@
+"""The worker's side of the way back: what the row sampler posted rides out on the model runner's own output.
+
+Engine argument: worker_extension_cls="decoding.vllm_worker.WorkerExtension"; then collective_rpc("reweigh_install").
+The output is pickled whole between processes, so weights arrive exact (float64) under every executor.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+ATTRIBUTE = "reweigh_posts"
+
+
+class WorkerExtension:
+    """Methods that vLLM mixes into its worker class."""
+
+    model_runner: Any
+
+    def reweigh_install(self) -> bool:
+        """Have every model runner output carry the posts of its step. Idempotent; returns True."""
+        runner = self.model_runner
+        if getattr(runner, "_reweigh_installed", False):
+            return True
+        original = runner.sample_tokens
+
+        def sample_tokens(grammar_output: Any) -> Any:
+            from decoding.vllm_processor import drain_posts
+
+            output = original(grammar_output)
+            posts = drain_posts()
+            if posts:
+                setattr(output, ATTRIBUTE, posts)
+            return output
+
+        runner.sample_tokens = sample_tokens
+        runner._reweigh_installed = True
+        return True
