@@ -59,7 +59,7 @@ class Trials:
 
         limit  no more trials than this in all; None is no limit
         """
-        if i < SINGLES or i < len(self.tokens):
+        if i < SINGLES or i < len(self._verdicts):
             return
         upto = 2 * i + SINGLES
         self.exists((upto if limit is None else min(upto, limit)) - 1)

@@ -30,11 +30,11 @@ class LookAheadSampler:
 
     Why it is unbiased. Let h be the rejects so far. All of A is untested still, so an accept in this state is x with
     probability p(x)/Z, whatever h is: x ~ p * 1_A / Z independently of h. It is left to see that E[w | h, x] = Z.
-    Given the verdicts up to extra m-1, extra m is drawn from the untested mass U in proportion to p, so
-    U * 1[allowed] is the allowed part of U on average, and a is the rest of Z. This holds for every m that is decided on
+    Given the verdicts up to extra m-1, extra m is drawn from the untested mass U in proportion to p, so U *
+    1[allowed] is the allowed part of U on average, and a is the rest of Z. This holds for every m that is decided on
     before extra m is drawn, hence for `negligible`. And it holds when the mask replaces the search after some
-    rejects: the mass that remains inside an exact mask *is* Z, since no allowed token has been drawn, so
-    x ~ p * 1_A / Z with w = Z. If the mask is a superset the search goes on inside it, with the tokens outside as further rejects
+    rejects: the mass that remains inside an exact mask *is* Z, since no allowed token has been drawn, so x ~ p * 1_A
+    / Z with w = Z. If the mask is a superset the search goes on inside it, with the tokens outside as further rejects
     of h. If the row ends before extra m, everything has been tested and w = a = Z.
 
     Sources: arXiv 2504.05410 (recursive AWRS); Raj (1956) for the ordered estimator that look-ahead is.

@@ -16,7 +16,7 @@ from samplers.trials import Trials
 class GeometricSampler:
     """k rounds of rejection sampling, each until it accepts, with r rejects in all; x is the first accept.
 
-        weight = (k - 1) / (k + r - 1)
+        weight = (k - 1) / (k + r - 1)              times Z_1 in a row that was masked to the mass Z_1 before
 
     the unbiased estimate of Z from inverse (negative binomial) sampling: Haldane (1945). x is independent of r, so
     every token gets its share. No token is tested twice: rejected ones are struck, and before each draw from the rest
@@ -47,6 +47,7 @@ class GeometricSampler:
         masks = int(masked)
         if masked and state.mask_is_exact:
             return exact_draw(row, 0, masks)
+        log_row = row.log_remaining  # 0, or log Z of a mask that is too wide: rejection is simulated inside it
         trials = Trials(row, state, masked)
         log_accepted = -math.inf  # mass of the distinct accepted tokens
         log_phantoms = -math.inf
@@ -59,8 +60,8 @@ class GeometricSampler:
             if log_open == -math.inf:
                 return dead(trials.checks, masks)
             if rejects:
-                log_phantoms = _log_add(log_phantoms, _log_phantoms(1.0 - row.random(), log_open))
-            if not untested or (accepts and math.log(1.0 - row.random()) + log_open <= log_accepted):
+                log_phantoms = _log_add(log_phantoms, _log_phantoms(1.0 - row.random(), log_open - log_row))
+            if not untested or (accepts and _again(1.0 - row.random(), log_accepted - log_open)):
                 accepts += 1
                 continue
             if i == self.max_checks:
@@ -74,8 +75,13 @@ class GeometricSampler:
                 rejects += 1
             i += 1
         log_trials = _log_add(math.log(self.rounds + rejects - 1), log_phantoms)
-        log_weight = math.log(self.rounds - 1) - log_trials
+        log_weight = log_row + math.log(self.rounds - 1) - log_trials
         return Draw(trials.tokens[first], log_weight, trials.log_probs[first], trials.checks, masks)
+
+
+def _again(uniform: float, log_share: float) -> bool:
+    """Whether the next draw is an accepted token again, of which this is the share. uniform: in (0, 1]."""
+    return math.log(uniform) <= log_share
 
 
 def _log_phantoms(uniform: float, log_success: float) -> float:
