@@ -10,11 +10,12 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench serve lock clean
+.PHONY: help demo test lint bench bench-reference serve lock clean
 
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 INSTALLED := .venv/.installed-$(ACCEL)
+REFERENCE := .cache/genlm-venv
 
 # uv does not read pip's settings: hand over the package index, and the find-links folders if they hold the CPU build
 # of torch for this Python; otherwise uv knows where PyTorch keeps its CPU builds.
@@ -34,7 +35,7 @@ export UV_HTTP_TIMEOUT=$${UV_HTTP_TIMEOUT:-300} VIRTUAL_ENV=$(CURDIR)/.venv
 endef
 
 help:  ## list the targets
-	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1|\2/p' Makefile | column -t -s '|'
 
 demo: $(INSTALLED)  ## a real model fills a JSON schema, with weights, ESS and log Z
 	@.venv/bin/reweigh demo
@@ -49,13 +50,18 @@ lint: $(INSTALLED)  ## ruff and mypy
 bench: $(INSTALLED)  ## measurements, one JSON line each
 	@.venv/bin/reweigh bench
 
+bench-reference: $(INSTALLED) $(REFERENCE)/.installed  ## genlm-control on the shared tasks; ARGS="date --seeds 0 1"
+	@model=$$(.venv/bin/python -m decoding.embedded_model)
+	$(REFERENCE)/bin/python -m bench.reference.genlm_run --model "$$model" $(ARGS)
+
 serve: $(INSTALLED)  ## the HTTP server
 	@.venv/bin/reweigh serve
 
-lock: .venv/.uv  ## pin requirements-cpu.lock again; UPGRADE=1 takes newer versions
+lock: .venv/.uv  ## pin the lock files again; UPGRADE=1 takes newer versions
 	@$(uv_settings)
-	$(UV) pip compile pyproject.toml --extra cpu --extra model --extra dev --no-annotate --quiet \
-	    --custom-compile-command "make lock" $(if $(UPGRADE),--upgrade) --output-file requirements-cpu.lock
+	compile="$(UV) pip compile --no-annotate --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)"
+	eval "$$compile" pyproject.toml --extra cpu --extra model --extra dev --output-file requirements-cpu.lock
+	eval "$$compile" bench/reference/requirements.in --output-file bench/reference/requirements.lock
 
 clean:  ## remove .venv, caches and build products
 	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -79,6 +85,12 @@ clean:  ## remove .venv, caches and build products
 	$(uv_settings)
 	$(UV) pip install --no-deps -r requirements-cpu.lock
 	$(UV) pip install --quiet --no-deps --editable .
+	touch $@
+
+$(REFERENCE)/.installed: .venv/.uv bench/reference/requirements.lock
+	@$(uv_settings)
+	.venv/bin/python -m venv $(REFERENCE)
+	$(UV) pip install --python $(REFERENCE)/bin/python --no-deps -r bench/reference/requirements.lock
 	touch $@
 
 .venv/.installed-cuda: .venv/.uv pyproject.toml
