@@ -34,8 +34,9 @@ def test_each_package_is_typed_and_regular(package: str):
     assert (ROOT / package / "__init__.py").is_file()
 
 
-def test_the_lock_names_no_host_and_no_path():
-    for line in (ROOT / "requirements-cpu.lock").read_text().splitlines():
+@pytest.mark.parametrize("lock", ["requirements-cpu.lock", "bench/reference/requirements.lock"])
+def test_the_locks_name_no_host_and_no_path(lock: str):
+    for line in (ROOT / lock).read_text().splitlines():
         if not line.startswith("#"):
             name, _, version = line.partition("==")
             assert name and version and not {"/", ":", "@"} & set(line), line
