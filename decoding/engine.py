@@ -26,8 +26,7 @@ from decoding.request import Request, Result, Stats, Usage, texts_of
 from decoding.vllm_driver import Ticket, VllmDriver
 from decoding.vllm_vocabulary import vocabulary_of
 from grammars import errors
-from grammars.constraint import Language
-from grammars.errors import DeadEnd, EngineError, ReweighError, Unsatisfiable
+from grammars.errors import DeadEnd, EngineError, ReweighError
 from grammars.errors import RequestError as BadRequest
 from grammars.registry import compile_cached, language_from_arguments
 from grammars.vocabulary import Vocabulary
@@ -171,7 +170,9 @@ class Engine:
             return results[0]
         return results
 
-    def stream(self, prompt: Prompt | None = None, *, messages: Messages | None = None, **options: Any) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: Prompt | None = None, *, messages: Messages | None = None, **options: Any
+    ) -> Iterator[Chunk]:
         """Draw for one prompt and tell how it goes.
 
         One particle's text comes as it is made. Of several any may still be replaced, so their chunks carry progress alone.
@@ -219,7 +220,9 @@ class Engine:
         several = options.get("constraint")
         if isinstance(several, list | tuple):
             if len(several) != len(given):
-                raise BadRequest(f"constraint is a list of {len(several)} for {len(given)} prompts: give one (or None) for each")
+                raise BadRequest(
+                    f"constraint is a list of {len(several)} for {len(given)} prompts: give one (or None) for each"
+                )
             options.pop("constraint")
             languages = [language_from_arguments(constraint=one, **_constraint_arguments(options)) for one in several]
         else:
@@ -264,7 +267,9 @@ class Engine:
             tokens = [int(token) for token in prompt]
             wrong = [token for token in tokens if not 0 <= token < self.vocabulary.size]
             if wrong:
-                raise BadRequest(f"{place} has token id {wrong[0]}, but the vocabulary's ids are 0..{self.vocabulary.size - 1}")
+                raise BadRequest(
+                    f"{place} has token id {wrong[0]}, but the vocabulary's ids are 0..{self.vocabulary.size - 1}"
+                )
         if not tokens:
             raise BadRequest(f"{place} is empty: a model needs at least one token to go on from")
         return tuple(tokens)
@@ -328,7 +333,9 @@ class Engine:
         try:
             summary = _wait(ticket.done, remaining)
         except FutureTimeout:
-            raise TimeoutError(f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles") from None
+            raise TimeoutError(
+                f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles"
+            ) from None
         except CancelledError:
             raise EngineError("the request was aborted before it was done") from None
         return self._result(request, summary)
@@ -464,7 +471,9 @@ def _existing(model: str | os.PathLike[str]) -> str:
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
     if looks_like_path and not path.is_dir():
-        raise EngineError(f"model {name!r}: there is no such folder; give a folder with a model, a hub name, or none for the embedded one")
+        raise EngineError(
+            f"model {name!r}: there is no such folder; give a folder with a model, a hub name, or none for the embedded one"
+        )
     return str(path) if path.is_dir() else name
 
 

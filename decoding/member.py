@@ -68,11 +68,15 @@ class Member:
         if payload is None:
             return None
         if not isinstance(payload, Mapping):
-            raise RequestError(f"extra_args[{KEY!r}] is {type(payload).__name__}; a mapping made by Member.extra_args() was wanted")
+            raise RequestError(
+                f"extra_args[{KEY!r}] is {type(payload).__name__}; a mapping made by Member.extra_args() was wanted"
+            )
         try:
             return cls(**payload)
         except TypeError as error:
-            raise RequestError(f"extra_args[{KEY!r}] does not fit: {error}; make it with Member.extra_args()") from error
+            raise RequestError(
+                f"extra_args[{KEY!r}] does not fit: {error}; make it with Member.extra_args()"
+            ) from error
 
     def check(self) -> None:
         """Raise RequestError naming the field that is out of range."""

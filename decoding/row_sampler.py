@@ -219,4 +219,3 @@ def _advanced(state: ConstraintState, tokens: Sequence[int]) -> ConstraintState:
     for token in tokens:
         state = state.advance(int(token))
     return state
-

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from samplers.candidates import CHUNK, RowCandidates
+from samplers.candidates import CHUNK, RowCandidates, chunk_sums
 from samplers.randomness import Stream
 
 
@@ -43,12 +43,15 @@ class StepRows:
         masses = torch.softmax(logits, dim=-1)
         if size % CHUNK:
             masses = torch.nn.functional.pad(masses, (0, CHUNK - size % CHUNK))
-        if bitmasks is not None:
-            words = torch.from_numpy(np.ascontiguousarray(bitmasks))
-            masses[:, :size] *= unpack_bits(words, size, device)
         self._masses = masses
         self._chunks = masses.view(num_rows, -1, CHUNK)
         self._sums = self._chunks.sum(-1, dtype=torch.float64)
+        # A float32 softmax sums to 1 only to about 1e-6, the same way at every token: divide by what it really sums to.
+        self._log_scales = -torch.log(self._sums.sum(1))
+        if bitmasks is not None:
+            words = torch.from_numpy(np.ascontiguousarray(bitmasks))
+            masses[:, :size] *= unpack_bits(words, size, device)
+            self._sums = self._chunks.sum(-1, dtype=torch.float64)
         self._draw(torch.from_numpy(uniforms).to(device))
 
     def _draw(self, uniforms: torch.Tensor) -> None:
@@ -78,9 +81,10 @@ class StepRows:
         totals.append(self._sums.sum(1, keepdim=True))
         self.tokens = torch.cat(tokens, 1).cpu().numpy()
         self.drawn = torch.cat(masses, 1).double().cpu().numpy()
+        self.log_scales = self._log_scales.cpu().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.log_drawn = np.log(self.drawn)
-            self.log_totals = np.log(torch.cat(totals, 1).cpu().numpy())
+            self.log_drawn = np.log(self.drawn) + self.log_scales[:, None]
+            self.log_totals = np.log(torch.cat(totals, 1).cpu().numpy()) + self.log_scales[:, None]
 
     def row(self, n: int, stream: Stream) -> PrefetchedRow:
         return PrefetchedRow(self, n, stream)
@@ -88,13 +92,24 @@ class StepRows:
     def host_row(self, n: int, consumed: int, stream: Stream) -> RowCandidates:
         """Row n on the host with only its first `consumed` draws taken, to go on from there."""
         size = self._logits.shape[1]
-        masses = self._masses[n].cpu().numpy().copy()
-        masses[self.tokens[n, consumed:]] = self.drawn[n, consumed:]
-        logits = self._logits[n].float().cpu().numpy().astype(np.float64) / self._temperatures[n]
+        masses, sums = self._masses[n, :size].cpu().numpy(), self._sums[n].cpu().numpy()
+        unused = self.tokens[n, consumed:]
+        if len(unused):
+            masses = masses.copy()
+            masses[unused] = self.drawn[n, consumed:]
+            sums = chunk_sums(masses)
+        return RowCandidates(
+            masses, float(self.log_scales[n]), stream, sums=sums, logits=lambda: self._untested_logits(n, consumed)
+        )
+
+    def _untested_logits(self, n: int, consumed: int) -> np.ndarray:
+        """float64 [V]: row n's log p, -inf where it is masked or drawn."""
+        logits = torch.log_softmax(self._logits[n].double() / self._temperatures[n], dim=0).cpu().numpy()
         if self._bitmasks is not None:
-            keep = np.unpackbits(self._bitmasks[n].view(np.uint8), bitorder="little")[:size].astype(bool)
+            keep = np.unpackbits(self._bitmasks[n].view(np.uint8), bitorder="little")[: len(logits)].astype(bool)
             logits = np.where(keep, logits, -np.inf)
-        return RowCandidates(masses[:size], 0.0, stream, logits=logits, removed=self.tokens[n, :consumed])
+        logits[self.tokens[n, :consumed]] = -np.inf
+        return logits
 
 
 class PrefetchedRow:

@@ -143,8 +143,18 @@ class VllmDriver:
             require_vllm()
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
+            from vllm.v1.executor.abstract import Executor
 
-            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            config = EngineArgs(**arguments).create_engine_config()
+            config.model_config.logits_processors = [
+                processor_for(config),
+                *(config.model_config.logits_processors or []),
+            ]
+            engine = LLMEngine(
+                vllm_config=config,
+                executor_class=Executor.get_class(config),
+                log_stats=not arguments["disable_log_stats"],
+            )
         engine.collective_rpc("reweigh_install")
         return engine
 
@@ -263,22 +273,31 @@ def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:
     """vLLM's engine arguments with reweigh's parts in them; raises EngineError for one that would make weights unsound."""
     for name, sound, reason in (
         ("async_scheduling", False, "a token has to be weighted before the next step is scheduled"),
-        ("speculative_config", None, "speculative decoding under a constraint samples the locally masked law, not the target"),
+        (
+            "speculative_config",
+            None,
+            "speculative decoding under a constraint samples the locally masked law, not the target",
+        ),
         ("scheduler_cls", None, "reweigh brings its own scheduler"),
         ("worker_extension_cls", None, "reweigh brings its own worker extension"),
     ):
         given = arguments.get(name, sound)
         if given != sound:
             raise EngineError(f"{name}={given!r} is not supported: {reason}. Leave it out.")
-    processors = list(arguments.get("logits_processors") or [])
     return {
         "disable_log_stats": True,
         **arguments,
         "async_scheduling": False,
         "scheduler_cls": "decoding.vllm_scheduler.ReweighScheduler",
         "worker_extension_cls": "decoding.vllm_worker.WorkerExtension",
-        "logits_processors": ["decoding.vllm_processor:ReweighProcessor", *processors],
     }
+
+
+def processor_for(vllm_config: Any) -> str:
+    """The logits processor that fits the model runner vLLM has chosen; each runner refuses the other's interface."""
+    if vllm_config.use_v2_model_runner:
+        return "decoding.vllm_processor_v2:ReweighProcessorV2"
+    return "decoding.vllm_processor:ReweighProcessor"
 
 
 def _chained(failure: EngineError, cause: BaseException) -> EngineError:

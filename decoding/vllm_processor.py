@@ -5,7 +5,8 @@ Engine argument: logits_processors=["decoding.vllm_processor:ReweighProcessor"].
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from vllm import SamplingParams
@@ -14,13 +15,11 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from decoding.member import Member
 from decoding.row_sampler import Row, RowSampler
 from decoding.vllm_params import check_params
+from decoding.vllm_posts import publish
 from decoding.vllm_vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
-
-# The processors of this process, newest last: the worker extension takes their posts.
-samplers_here: list[RowSampler] = []
 
 
 class ReweighProcessor(LogitsProcessor):
@@ -29,7 +28,7 @@ class ReweighProcessor(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.rows: dict[int, Row] = {}
         self.sampler = RowSampler(vocabulary_of(vllm_config))
-        samplers_here.append(self.sampler)
+        publish(self.sampler)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -48,7 +47,7 @@ class ReweighProcessor(LogitsProcessor):
             member = Member.of(params)
             if member is not None:
                 past = prompt[len(prompt) - member.history :] if prompt and member.history else []
-                self.rows[index] = self.sampler.add(member, past, lambda output=output: output)
+                self.rows[index] = self.sampler.add(member, past, partial(_same, output))
         for first, second, direction in batch_update.moved:
             a, b = self.rows.pop(first, None), self.rows.pop(second, None)
             if a is not None:
@@ -71,9 +70,6 @@ class ReweighProcessor(LogitsProcessor):
         return logits
 
 
-def drain_posts() -> dict[tuple[str, int], Any]:
-    """What this process's model runner posted since the last call."""
-    posts: dict[tuple[str, int], Any] = {}
-    for sampler in samplers_here:
-        posts.update(sampler.take_posts())
-    return posts
+def _same(output: list[int]) -> list[int]:
+    """vLLM's own list of a row's kept tokens: it grows in place."""
+    return output

@@ -51,6 +51,8 @@ class Run:
 class ReweighScheduler(Scheduler):
     """vLLM's scheduler that also runs groups of particles."""
 
+    running: list[Request]
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refuse_unsound_settings()
@@ -73,7 +75,11 @@ class ReweighScheduler(Scheduler):
         config = self.vllm_config
         for wrong, what, remedy in (
             (config.scheduler_config.async_scheduling, "async_scheduling", "pass async_scheduling=False"),
-            (config.speculative_config is not None, "speculative decoding", "it samples the locally masked law; turn it off"),
+            (
+                config.speculative_config is not None,
+                "speculative decoding",
+                "it samples the locally masked law; turn it off",
+            ),
             (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism", "use tensor parallelism"),
             (config.parallel_config.data_parallel_size > 1, "data parallelism", "run one engine a replica"),
             (config.kv_transfer_config is not None, "a KV connector", "turn it off"),
@@ -129,7 +135,9 @@ class ReweighScheduler(Scheduler):
 
     def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
         held_running = [request for request in self.running if self._is_held(request)]
-        held_waiting = [request for request in self.waiting if self._is_held(request)] if held_running or self.runs else []
+        held_waiting = (
+            [request for request in self.waiting if self._is_held(request)] if held_running or self.runs else []
+        )
         if held_running:
             self.running = [request for request in self.running if not self._is_held(request)]
             self.max_num_active_reqs -= len(held_running)
@@ -162,7 +170,10 @@ class ReweighScheduler(Scheduler):
         run, member = where
         post = self._posts.get((member.group, member.particle))
         if post is None or len(new_token_ids) != 1:
-            run.group.error = ("EngineError", "a token arrived without its weight: call collective_rpc('reweigh_install')")
+            run.group.error = (
+                "EngineError",
+                "a token arrived without its weight: call collective_rpc('reweigh_install')",
+            )
         else:
             run.group.post(member.particle, post)
             request.append_output_token_ids(new_token_ids)

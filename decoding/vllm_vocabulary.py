@@ -17,7 +17,9 @@ def vocabulary_of(vllm_config: VllmConfig) -> Vocabulary:
     generation = model.try_get_generation_config()
     eos = generation.get("eos_token_id")
     eos_ids = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
-    return _vocabulary(model.tokenizer, model.tokenizer_revision, model.trust_remote_code, model.get_vocab_size(), eos_ids)
+    return _vocabulary(
+        model.tokenizer, model.tokenizer_revision, model.trust_remote_code, model.get_vocab_size(), eos_ids
+    )
 
 
 @lru_cache(maxsize=4)

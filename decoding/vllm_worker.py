@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from decoding.vllm_posts import drain
+
 ATTRIBUTE = "reweigh_posts"
 
 
@@ -24,12 +26,11 @@ class WorkerExtension:
         original = runner.sample_tokens
 
         def sample_tokens(grammar_output: Any) -> Any:
-            from decoding.vllm_processor import drain_posts
-
             output = original(grammar_output)
-            posts = drain_posts()
+            posts = drain()
             if posts:
-                setattr(output, ATTRIBUTE, posts)
+                # The V2 runner wraps its output until the copy from the device has ended.
+                setattr(getattr(output, "model_runner_output", output), ATTRIBUTE, posts)
             return output
 
         runner.sample_tokens = sample_tokens

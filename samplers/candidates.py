@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
@@ -83,9 +84,11 @@ class RowCandidates:
     masses      float32 or float64 [V], read only: log p(t) = log masses[t] + log_scale. Zero where the row is masked.
     log_scale   any scale will do; with masses = exp(logits - max) it is max - logsumexp(logits)
     uniforms    one is used for each draw, in order
-    sums        float64 [ceil(V / CHUNK)]: `chunk_sums(masses)`, where the caller has them for all rows at once
+    sums        float64 [ceil(V / CHUNK)]: `chunk_sums(masses)`, where the caller has them for all rows at once; rounded
+                otherwise perhaps, but zero exactly where the whole chunk is
     logits      [V], log p(t) = logits[t] + logits_offset, -inf where the row is masked. Given these, a row goes on when
-                all its remaining masses have underflowed: a forced token with p = e^-200 is still found.
+                all its remaining masses have underflowed: a forced token with p = e^-200 is still found. A function is
+                called once, when they are needed.
 
     A draw costs two short cumsums and is nearly independent of V. What is drawn is struck from a private copy of its
     chunk, whose sum is taken anew from the members that stay: the remaining mass is never a difference. A row with a
@@ -111,7 +114,7 @@ class RowCandidates:
         log_scale: float,
         uniforms: Uniforms,
         sums: np.ndarray | None = None,
-        logits: np.ndarray | None = None,
+        logits: np.ndarray | Callable[[], np.ndarray] | None = None,
         logits_offset: float = 0.0,
     ) -> None:
         self._masses = masses
@@ -134,25 +137,13 @@ class RowCandidates:
     def draw(self) -> tuple[int, float]:
         total = self._total()
         assert total > 0.0, "draw() on a row with no mass left"
-        uniform = self._uniforms.random()
-        while True:
-            cdf = self._cdf
-            assert cdf is not None
-            chunk = locate(cdf, uniform * total)
-            members = self._own.get(chunk)
-            if members is None:
-                start = chunk * CHUNK
-                members = self._own[chunk] = self._masses[start : start + CHUNK].astype(np.float64)
-            inner = members.cumsum()
-            if inner[-1] > 0.0:
-                break
-            # Sums that a device made in another order can be positive for a chunk of zeros.
-            self._sums[chunk] = 0.0
-            self._cdf = None
-            total = self._total()
-            assert total > 0.0
-        before = float(cdf[chunk - 1]) if chunk else 0.0
-        index = locate(inner, max(uniform * total - before, 0.0))
+        cdf = self._cdf
+        assert cdf is not None
+        point = self._uniforms.random() * total
+        chunk = locate(cdf, point)
+        members = self._own_chunk(chunk)
+        # The sums may come from a device that added in another order: `locate` stays inside the chunk all the same.
+        index = locate(members.cumsum(), point - float(cdf[chunk - 1]) if chunk else point)
         mass = float(members[index])
         members[index] = 0.0
         self._sums[chunk] = members.sum()
@@ -191,7 +182,7 @@ class RowCandidates:
         self._sums = chunk_sums(self._masses)
         self._cdf = None
         if self._logits is not None:
-            self._logits = np.where(allowed, self._logits, -np.inf)
+            self._logits = np.where(allowed, self._all_logits(), -np.inf)
 
     def remaining(self) -> tuple[np.ndarray, np.ndarray]:
         if not self._total() > 0.0:
@@ -239,10 +230,15 @@ class RowCandidates:
         self._cdf = self._sums.cumsum()
 
     def _untested_logits(self) -> np.ndarray:
-        assert self._logits is not None
-        logits = self._logits.astype(np.float64)
+        logits = self._all_logits().astype(np.float64)
         logits[self._struck] = -np.inf
         return logits
+
+    def _all_logits(self) -> np.ndarray:
+        assert self._logits is not None
+        if callable(self._logits):
+            self._logits = self._logits()
+        return self._logits
 
     def _current(self) -> np.ndarray:
         """Remaining masses, float64 [V]."""
@@ -264,12 +260,16 @@ class RowCandidates:
     def _strike(self, token: int) -> None:
         """Take one token out, leaving its chunk's sum to the caller."""
         chunk, index = divmod(token, CHUNK)
+        self._own_chunk(chunk)[index] = 0.0
+        self._struck.append(token)
+
+    def _own_chunk(self, chunk: int) -> np.ndarray:
+        """The members' masses in a private copy, float64 [<= CHUNK]."""
         members = self._own.get(chunk)
         if members is None:
-            start = chunk * CHUNK
-            members = self._own[chunk] = self._masses[start : start + CHUNK].astype(np.float64)
-        members[index] = 0.0
-        self._struck.append(token)
+            members = self._masses[chunk * CHUNK : (chunk + 1) * CHUNK].astype(np.float64)
+            self._own[chunk] = members
+        return members
 
 
 def _top_by_partition(tokens: np.ndarray, masses: np.ndarray, k: int) -> np.ndarray:
