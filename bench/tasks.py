@@ -30,7 +30,7 @@ class Task:
 def chat(instruction: str, examples: list[tuple[str, str]], question: str) -> str:
     """A few-shot dialogue in SmolLM2's chat markup, up to where the answer starts.
 
-    The examples give the small model a fair chance of an answer in the language: masses are e^-1 to e^-15, not e^-40.
+    The examples give the small model a fair chance of an answer in the language: masses are e^-1 to e^-4, not e^-30.
     """
     turns = [("system", instruction)]
     for asked, answered in examples:
