@@ -67,7 +67,7 @@ class Engine:
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Any) -> None:
         path = str(embedded_model_path() if model is None else _existing(model))
-        self._driver = VllmDriver({"model": path, **_platform_defaults(), **engine_args})
+        self._driver = VllmDriver({"model": path, **engine_defaults(), **engine_args})
         config = self._driver.config
         self.model: str = "smollm2-135m-instruct" if model is None else str(model)
         self.vocabulary: Vocabulary = vocabulary_of(config)
@@ -477,7 +477,8 @@ def _existing(model: str | os.PathLike[str]) -> str:
     return str(path) if path.is_dir() else name
 
 
-def _platform_defaults() -> dict[str, Any]:
+def engine_defaults() -> dict[str, Any]:
+    """The engine arguments that `Engine` starts from; on a CPU short contexts, eager, small blocks (little to recompute)."""
     import torch
 
     return _DEFAULT_ENGINE_ARGS if torch.cuda.is_available() else {**_DEFAULT_ENGINE_ARGS, **_CPU_ENGINE_ARGS}

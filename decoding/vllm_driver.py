@@ -139,7 +139,7 @@ class VllmDriver:
 
     def _start(self) -> Any:
         arguments = sound_engine_args(self._args)
-        with _environment(_ENVIRONMENT):
+        with vllm_environment():
             require_vllm()
             from vllm import EngineArgs
             from vllm.v1.engine.llm_engine import LLMEngine
@@ -306,10 +306,10 @@ def _chained(failure: EngineError, cause: BaseException) -> EngineError:
 
 
 @contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables that are not set yet, for the time of the block."""
-    added = [name for name in values if name not in os.environ]
-    os.environ.update({name: values[name] for name in added})
+def vllm_environment() -> Iterator[None]:
+    """The environment vLLM is imported and started in: variables the user has set stay as they are, ours go afterwards."""
+    added = [name for name in _ENVIRONMENT if name not in os.environ]
+    os.environ.update({name: _ENVIRONMENT[name] for name in added})
     try:
         yield
     finally:

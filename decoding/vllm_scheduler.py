@@ -70,6 +70,7 @@ class ReweighScheduler(Scheduler):
         )
         self.forks_shared = 0
         self.forks_recomputed = 0
+        self.preemptions = 0
 
     def _refuse_unsound_settings(self) -> None:
         config = self.vllm_config
@@ -154,6 +155,10 @@ class ReweighScheduler(Scheduler):
             victim = self.running.pop(self.running.index(held_running[-1]))
             self._preempt_request(victim, time.monotonic())
         return output
+
+    def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
+        self.preemptions += 1
+        super()._preempt_request(request, *args, **kwargs)
 
     def _is_held(self, request: Request) -> bool:
         where = self._members.get(request.request_id)

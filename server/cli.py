@@ -228,7 +228,7 @@ def _bench(options: argparse.Namespace) -> int:
         raise _UsageError(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
     for name in options.names or there:
         print(f"== {name}", file=sys.stderr)
-        code = subprocess.run([sys.executable, str(there[name])], cwd=folder.parent, check=False).returncode
+        code = subprocess.run([sys.executable, "-m", f"bench.{there[name].stem}"], cwd=folder.parent, check=False).returncode
         if code:
             return code
     return 0
