@@ -1,0 +1,169 @@
+"""Regular expressions: the texts that a pattern of Python's `re` matches in full."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from dataclasses import dataclass
+from re import _constants as op  # type: ignore[attr-defined]
+from re import _parser as sre  # type: ignore[attr-defined]
+from typing import Any, ClassVar
+
+from grammars.constraint import Constraint, Language
+from grammars.errors import GrammarError
+from grammars.registry import Example, grammar
+from grammars.vocabulary import Vocabulary
+
+
+@grammar("regex")
+@dataclass(frozen=True)
+class Regex(Language):
+    """Texts x with `re.fullmatch(pattern, x)`: the syntax and the meaning are those of Python's `re`.
+
+    What a regular language cannot say, or llguidance cannot follow, is an error: look-around, back-references, `\\b`,
+    anchors inside the pattern, atomic groups and possessive repetition. Greedy and lazy repetition match the same texts.
+    Characters newer than this Python's Unicode tables may count as letters all the same.
+
+    pattern  a pattern, or a compiled one with its flags
+    """
+
+    pattern: str
+
+    examples: ClassVar[tuple[Example, ...]] = (
+        Example({"regex": r"\d{4}-\d{2}-\d{2}"}, ("2024-02-30", "٢٠٢٤-01-01"), ("2024-2-3", "", "2024-02-30\n")),
+        Example({"regex": r"^(?:yes|no|yes, but .*)$"}, ("yes", "no", "yes, but é"), ("y", "yesno", "yes, but \n")),
+        Example({"regex": r"(?i:straße|[^a-c/\s]+)?"}, ("", "STRAßE", "xyz"), ("ab", "B", "x y", "/")),
+        Example({"regex": r"(?P<word>\w+?)(?:[ \]&&[]\S)*"}, ("naïve", "你好 x]]&é", "_"), ("", " ", "a ", "a b ", "aéb[c")),
+        Example({"regex": r"(?s).{2}\u00e9*(?-s:.)"}, ("\n\nx", "a\néé"), ("\n\n\n", "ab")),
+    )
+
+    def __post_init__(self) -> None:
+        pattern = self.pattern
+        if isinstance(pattern, re.Pattern):
+            letters = {re.I: "i", re.M: "m", re.S: "s", re.X: "x", re.A: "a"}
+            flags = "".join(letter for flag, letter in letters.items() if pattern.flags & flag)
+            pattern = f"(?{flags}){pattern.pattern}" if flags else pattern.pattern
+            object.__setattr__(self, "pattern", pattern)
+        if not isinstance(pattern, str):
+            raise GrammarError(f"regex must be a str or a compiled str pattern, not {type(pattern).__name__}")
+        to_rust(pattern)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        return {"regex": self.pattern}
+
+    def compile(self, vocabulary: Vocabulary) -> Constraint:
+        from grammars.llguidance_engine import compile_guided
+
+        def explain(message: str) -> GrammarError:
+            return GrammarError(f"regex {self.pattern!r} cannot be compiled: {message}")
+
+        return compile_guided(f"start: /{to_rust(self.pattern)}/", vocabulary, explain)
+
+
+def to_rust(pattern: str) -> str:
+    """The pattern in the syntax of Rust's regex crate, ASCII only: it matches anywhere what `pattern` matches in full.
+
+    Translated from the parse tree of Python's own parser, so that `[a&&b]`, `\\s` or `\\Z` mean what Python says.
+    """
+    try:
+        with warnings.catch_warnings():
+            # "Possible set intersection" and the like: the tree has today's meaning, whatever the syntax becomes.
+            warnings.simplefilter("ignore")
+            tree = sre.parse(pattern)
+        return _Translation(pattern).sequence(tree, tree.state.flags, True, True)
+    except re.error as error:
+        place = "" if error.pos is None else f" at position {error.pos}"
+        raise GrammarError(f"regex {pattern!r} is malformed{place}: {error.msg}") from error
+    except (OverflowError, RecursionError) as error:
+        raise GrammarError(f"regex of {len(pattern)} characters is nested or repeated too deeply; simplify it") from error
+
+
+# What Python's str methods say; Rust's \s lacks the separators 1C-1F, and its \w has marks but lacks numbers such as ½.
+_CLASSES = {
+    op.CATEGORY_DIGIT: (r"\d", "0-9"),
+    op.CATEGORY_SPACE: (r"\s\x1c-\x1f", r"\t-\r\x20"),
+    op.CATEGORY_WORD: (r"\p{L}\p{N}_", "0-9A-Za-z_"),
+}
+_OPPOSITES = {
+    op.CATEGORY_NOT_DIGIT: op.CATEGORY_DIGIT,
+    op.CATEGORY_NOT_SPACE: op.CATEGORY_SPACE,
+    op.CATEGORY_NOT_WORD: op.CATEGORY_WORD,
+}
+_REFUSED = {
+    op.ASSERT: "look-around; test it with & Predicate(...)",
+    op.ASSERT_NOT: "look-around; test it with & Predicate(...)",
+    op.GROUPREF: "a back-reference; test it with & Predicate(...)",
+    op.GROUPREF_EXISTS: "a conditional group; spell the two cases out as (...|...)",
+    op.ATOMIC_GROUP: "an atomic group; write (?:...)",
+    op.POSSESSIVE_REPEAT: "possessive repetition; leave out the + after the repetition",
+}
+
+
+@dataclass(frozen=True)
+class _Translation:
+    pattern: str
+
+    def sequence(self, items: Any, flags: int, first: bool, last: bool) -> str:
+        """Translate a sequence; first, last: whether it begins, or ends, where the text does."""
+        items = list(items)
+        anchored_after = [all(kind is op.AT for kind, _ in items[k + 1 :]) for k in range(len(items))]
+        parts = []
+        for item, ends in zip(items, anchored_after):
+            parts.append(self.item(item, flags, first, last and ends))
+            first = first and item[0] is op.AT
+        return "".join(parts)
+
+    def item(self, item: tuple[Any, Any], flags: int, first: bool, last: bool) -> str:
+        kind, value = item
+        if kind is op.LITERAL or kind is op.NOT_LITERAL or kind is op.IN:
+            text = self.characters(item, flags)
+            return f"(?i:{text})" if flags & re.I else text
+        if kind is op.ANY:
+            return r"[\x00-\u{10ffff}]" if flags & re.S else r"[^\n]"
+        if kind is op.BRANCH:
+            return "(?:" + "|".join(self.sequence(branch, flags, first, last) for branch in value[1]) + ")"
+        if kind is op.SUBPATTERN:
+            _, added, removed, inner = value
+            return "(?:" + self.sequence(inner, (flags | added) & ~removed, first, last) + ")"
+        if kind is op.MAX_REPEAT or kind is op.MIN_REPEAT:
+            low, high, inner = value
+            once = high == 1
+            body = self.sequence(inner, flags, first and once, last and once)
+            return f"(?:{body}){{{low},{'' if high is op.MAXREPEAT else high}}}"
+        if kind is op.AT:
+            if (value in (op.AT_BEGINNING, op.AT_BEGINNING_STRING) and first) or (
+                value in (op.AT_END, op.AT_END_STRING) and last
+            ):
+                return ""
+            raise self.refused("an anchor or \\b inside the pattern; the whole text is matched, so none is needed")
+        raise self.refused(_REFUSED.get(kind, str(kind)))
+
+    def characters(self, item: tuple[Any, Any], flags: int) -> str:
+        kind, value = item
+        if kind is op.LITERAL:
+            return self.character(value)
+        if kind is op.NOT_LITERAL:
+            return f"[^{self.character(value)}]"
+        negated = value[0][0] is op.NEGATE
+        members = []
+        for member, what in value[1:] if negated else value:
+            if member is op.LITERAL:
+                members.append(self.character(what))
+            elif member is op.RANGE:
+                members.append(f"{self.character(what[0])}-{self.character(what[1])}")
+            else:
+                assert member is op.CATEGORY
+                negative = what in _OPPOSITES
+                every, ascii_only = _CLASSES[_OPPOSITES.get(what, what)]
+                members.append(f"[{'^' * negative}{ascii_only if flags & re.A else every}]")
+        return f"[{'^' * negated}{''.join(members)}]"
+
+    def character(self, code: int) -> str:
+        if 0xD800 <= code <= 0xDFFF:
+            raise self.refused(f"the lone surrogate U+{code:04X}, which no text has")
+        char = chr(code)
+        return char if char.isascii() and char.isalnum() else f"\\u{{{code:x}}}"
+
+    def refused(self, what: str) -> GrammarError:
+        return GrammarError(f"regex {self.pattern!r} is not supported: it has {what}")
