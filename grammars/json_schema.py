@@ -65,7 +65,15 @@ class JsonSchema(Language):
         Example(
             {"json_schema": _PERSON},
             ('{"name": "Zoë","age":7}', '{"name":"\\n\\u0001"}', '{"name": "你好"}'),
-            ("{}", '{"name": "\\u00e9"}', '{"age": 7, "name": "Zoe"}', '{"name": "Zoe", "age": 121}', '{"name":  "Zoe"}', '{"name": "abcde"}', ""),
+            (
+                "",
+                "{}",
+                '{"name": "\\u00e9"}',
+                '{"age": 7, "name": "Zoe"}',
+                '{"name": "Zoe", "age": 121}',
+                '{"name":  "Zoe"}',
+                '{"name": "abcde"}',
+            ),
         ),
         Example(
             {"json_schema": _TREE, "whitespace": "compact"},

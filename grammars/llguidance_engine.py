@@ -106,7 +106,8 @@ class GuidedState:
             with constraint.lock:
                 matcher = self._matcher()
                 complete = matcher.is_accepting()
-                words = np.frombuffer(matcher.compute_bitmask(), dtype="<i4")
+                # llguidance gives a word more where the vocabulary fills its words.
+                words = np.frombuffer(matcher.compute_bitmask(), dtype="<i4")[: vocabulary.mask_words]
                 if matcher.is_error():
                     # A dead end, to llguidance, is an error too; here it is an empty mask.
                     if not matcher.get_error().startswith("NoExtension"):

@@ -115,7 +115,7 @@ class Predicate(Language):
             ) from error
         if not isinstance(verdict, bool | np.bool_):
             raise PredicateError(
-                f"{self} returned {verdict!r}, of type {type(verdict).__name__}, for the text {text!r}; return True or False: bool(...)"
+                f"{self} returned {verdict!r}, of type {type(verdict).__name__}, for the text {text!r}; return bool(...)"
             )
         return bool(verdict)
 

@@ -121,8 +121,8 @@ def language_from_arguments(
     if callable(constraint):
         return _make("predicate", constraint)
     raise GrammarError(
-        f"constraint={_shown(constraint)} is of type {type(constraint).__name__}; give a language such as Regex(...), a spec, a type "
-        "or a callable, or use regex=, json_schema=, lark= or choice="
+        f"constraint={_shown(constraint)} is of type {type(constraint).__name__}; give a language such as Regex(...), a spec, "
+        "a type or a callable, or use regex=, json_schema=, lark= or choice="
     )
 
 
