@@ -5,16 +5,18 @@ Free of vLLM: `vllm_processor.py` and `vllm_processor_v2.py` tell it which rows 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from decoding.member import Member
 from decoding.rows import StepRows, fold_eos
-from grammars.constraint import ConstraintState
-from grammars.errors import ReweighError
+from grammars.constraint import Constraint, ConstraintState
+from grammars.errors import EngineError, ReweighError
 from grammars.registry import compile_cached, language_from_spec
 from grammars.vocabulary import Vocabulary
 from samplers.candidates import Candidates
@@ -22,10 +24,14 @@ from samplers.randomness import Stream, uniforms
 from samplers.token_sampler import Draw, TokenSampler
 from samplers.token_samplers import token_sampler
 
+logger = logging.getLogger(__name__)
+
 # Candidates drawn on the device before the host looks at any of them: a first token and the one tested after it.
 PREFETCH = 2
 # Far above any logit: the argmax of the row whatever else stands in it, and finite, so that no softmax turns NaN.
 FORCED = 1e30
+# Groups whose compiled constraint is at hand without a look-up by its text.
+KEPT_CONSTRAINTS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +79,7 @@ class RowSampler:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._rows: dict[tuple[str, int], Row] = {}
+        self._constraints: dict[str, Constraint] = {}
         self.posts: dict[tuple[str, int], Post] = {}
 
     def add(self, member: Member, past: Sequence[int], kept: Callable[[], Sequence[int]]) -> Row:
@@ -81,8 +88,8 @@ class RowSampler:
         try:
             row.state = self._state_after(member, row.past + list(kept()))
             row.known = len(row.past) + len(kept())
-        except ReweighError as error:
-            row.error = error
+        except Exception as error:
+            row.error = _failure(error)
         self._rows[member.group, member.particle] = row
         return row
 
@@ -101,8 +108,17 @@ class RowSampler:
             known = [*parent.past, *parent.kept()][: parent.known]
             if known == list(tokens[: parent.known]):
                 return _advanced(parent.state, tokens[parent.known :])
-        constraint = compile_cached(language_from_spec(member.constraint), self.vocabulary)
-        return _advanced(constraint.start(), tokens)
+        return _advanced(self._constraint(member.group, member.constraint).start(), tokens)
+
+    def _constraint(self, group: str, spec: dict[str, Any]) -> Constraint:
+        """A group's compiled constraint: looked up by its text for the first particle, by the group for the others."""
+        constraint = self._constraints.get(group)
+        if constraint is None:
+            constraint = compile_cached(language_from_spec(spec), self.vocabulary)
+            self._constraints[group] = constraint
+            if len(self._constraints) > KEPT_CONSTRAINTS:
+                del self._constraints[next(iter(self._constraints))]
+        return constraint
 
     def take_posts(self) -> dict[tuple[str, int], Post]:
         """Hand over what was posted since the last call."""
@@ -145,8 +161,8 @@ class RowSampler:
         if row.state is not None and row.known < position and row.error is None:
             try:
                 row.state = _advanced(row.state, list(kept)[row.known - position :])
-            except ReweighError as error:
-                row.error = error
+            except Exception as error:
+                row.error = _failure(error)
         row.known = position
         return position
 
@@ -166,8 +182,8 @@ class RowSampler:
             elif row.state is not None and row.sampler.wants_mask:
                 try:
                     bits = row.state.bitmask()
-                except ReweighError as error:
-                    row.error = error
+                except Exception as error:
+                    row.error = _failure(error)
             if bits is None:
                 continue
             if masks is None:
@@ -194,18 +210,26 @@ class RowSampler:
                 draw = _unconstrained(candidates)
             else:
                 draw = row.sampler.draw(candidates, row.state, masked)
-        except ReweighError as error:
-            row.error = error
+        except Exception as error:
+            error = row.error = _failure(error)
             return Post(position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=(type(error).__name__, str(error)))
         token = draw.token if draw.token >= 0 else self.vocabulary.eos
         is_eos = token == self.vocabulary.eos
-        return Post(position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks + masked, is_eos)
+        return Post(position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos)
 
     def _force_eos(self, row: Row, candidates: Candidates) -> Draw:
         """The last place belongs to EOS: weight p(EOS) if the text is complete, else 0. The target is conditioned on the length."""
         log_eos = candidates.log_remaining
         complete = row.state is None or row.state.is_complete
         return Draw(self.vocabulary.eos, log_eos if complete else -np.inf, log_eos, 1, 0)
+
+
+def _failure(error: Exception) -> ReweighError:
+    """What ends a row: a typed error as it is; any other is a defect of ours, logged, and still ends this row alone."""
+    if isinstance(error, ReweighError):
+        return error
+    logger.exception("a row failed for a reason that is no error of the request", exc_info=error)
+    return EngineError(f"internal error in this request's sampling: {type(error).__name__}: {error}")
 
 
 def _unconstrained(candidates: Candidates) -> Draw:
