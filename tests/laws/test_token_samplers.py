@@ -1,4 +1,4 @@
-"""What every properly weighted token sampler obeys, by enumeration: E[w * 1{x}] = p(x) * 1[x allowed] for every token."""
+"""What every properly weighted token sampler obeys, by enumeration: E[w * 1{x}] = p(x) * 1[x allowed] for every x."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_token_samplers_give_every_token_its_mass_whatever_is_allowed(name: str)
 
 @dataclass(frozen=True)
 class ExtraLoops:
-    """The paper's Definition 2: L further loops, each until it accepts, rejects struck; weight (1-R) * L / (L + rejects)."""
+    """The paper's Definition 2: L loops more, each until an accept, rejects struck; weight (1-R) L / (L + rejects)."""
 
     loops: int
 
@@ -207,8 +207,8 @@ def test_the_check_catches_a_planted_bias(twin: TokenSampler) -> None:
 FLAT = np.full(6, 1 / 6)
 HEAD = np.array([0.9, 0.038, 0.03, 0.022, 0.007, 0.003])
 ZIPF = 1 / np.arange(1, 7) / (1 / np.arange(1, 7)).sum()
-# theory.md gives masses to three digits; these are rows that have them. Its 1.54 is not the k=2 formula that stands above the
-# table, which is 1.56 at every Z that rounds to .037: the formula is what is checked here.
+# The table of theory.md names its rows by their allowed mass; these are rows that have it. Its 1.54 is not the k=2 formula
+# that stands above the table, which is 1.56 at every Z that rounds to .037: the formula is what is checked here.
 TABLE = {
     "flat, half allowed": (FLAT, (0, 1, 2), 0.5, (0.62, 0.71, 0.18, 0.0)),
     "head allowed": (HEAD, (0, 2, 4), 0.937, (0.18, 0.07, 0.007, 0.005)),
@@ -239,7 +239,8 @@ def test_geometric_weights_of_two_rounds_spread_as_the_formula_says(mass: float)
 @pytest.mark.parametrize("rounds", [3, 4, 6])
 def test_geometric_weights_of_three_rounds_or_more_have_a_bounded_spread(rounds: int) -> None:
     state = FixedMask(np.array([True, False]))
-    squares = [law(GeometricSampler(rounds), np.array([z, 1 - z]), state).cv ** 2 for z in (0.5, 0.1, 1e-2, 1e-4, 1e-6)]
+    masses = (0.5, 0.1, 1e-2, 1e-4, 1e-6)
+    squares = [law(GeometricSampler(rounds), np.array([z, 1 - z]), state).cv ** 2 for z in masses]
     assert all(a < b for a, b in itertools.pairwise(squares))
     assert squares[-1] == pytest.approx(1 / (rounds - 2), rel=1e-3)
 
@@ -285,7 +286,8 @@ def test_a_forced_token_is_found_however_unlikely(name: str, forced: float) -> N
     logprobs = logits - np.log(np.exp(logits).sum())
     logprobs[at] = log_forced
     allowed = np.arange(size) == at
-    for state in (FixedMask(allowed), FixedMask(allowed, allowed), FixedMask(allowed, allowed | (np.arange(size) < 50))):
+    wider = allowed | (np.arange(size) < 50)
+    for state in (FixedMask(allowed), FixedMask(allowed, allowed), FixedMask(allowed, wider)):
         draw = sampler.draw(row_of(logprobs, Stream(3, 0, 0)), state, False)
         assert draw.token == at
         assert draw.logprob == pytest.approx(log_forced, rel=1e-9)
@@ -310,8 +312,9 @@ DEGENERATE = {
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_row_that_is_no_distribution_is_dead(name: str, row: str) -> None:
     everything = np.ones(3, dtype=bool)
-    states = [FixedMask(everything), FixedMask(everything, everything), FixedMask(everything, np.zeros(3, dtype=bool) | True)]
-    tokens, log_weights = sample(token_sampler(name), np.tile(DEGENERATE[row], (3, 1)), states, np.random.default_rng(1))
+    states = [FixedMask(everything), FixedMask(everything, everything), FixedMask(~everything, everything)]
+    rows_ = np.tile(DEGENERATE[row], (3, 1))
+    tokens, log_weights = sample(token_sampler(name), rows_, states, np.random.default_rng(1))
     assert np.array_equal(tokens, [-1, -1, -1]) and np.all(log_weights == -np.inf)
 
 
@@ -397,5 +400,5 @@ def test_token_samplers_are_properly_weighted_with_real_uniforms(name: str) -> N
 
 
 def test_the_statistical_check_catches_a_planted_bias() -> None:
-    assert not unbiased(token_sampler("lcd"), np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, False, True, False]), 10_000)
-    assert not unbiased(Peeking(), np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, False, True, False]), 10_000)
+    for twin in (token_sampler("lcd"), Peeking()):
+        assert not unbiased(twin, np.array([0.1, 0.2, 0.3, 0.4]), np.array([True, False, True, False]), 10_000)

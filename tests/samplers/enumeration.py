@@ -1,7 +1,7 @@
 """Walk every branch of a sampler's random choices: exact laws instead of averages.
 
-`branches(run)` calls run(choice) again and again with scripted choices until no branch is left; `choice(probabilities)` picks one of
-several ways on. Tokens are drawn by `TreeRow`, whose draws are such choices.
+`branches(run)` calls run(choice) again and again with scripted choices until no branch is left; `choice(probabilities)`
+picks one of several ways on. Tokens are drawn by `TreeRow`, whose draws are such choices.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Law:
 
 
 def law(sampler: TokenSampler, probs: np.ndarray, state: FixedMask, premask: bool = False, **lengths: int) -> Law:
-    """Walk all branches. `lengths` shortens the runs in `trials` (SINGLES, _LONGEST_RUN), so that few tokens see them all."""
+    """Walk all branches. `lengths` shortens the runs in `trials` (SINGLES, _LONGEST_RUN): few tokens then see them all."""
     mean, square = np.zeros(len(probs)), np.zeros(len(probs))
     total = checks = dead = 0.0
 
@@ -175,7 +175,7 @@ def law(sampler: TokenSampler, probs: np.ndarray, state: FixedMask, premask: boo
         if not phantoms or draw.log_weight == -math.inf:
             weight = math.exp(draw.log_weight)
             return draw, weight, weight**2
-        # The run saw no phantoms: its weight is mass * (k-1)/c. Put their law in place: E[1/(c + S)] and E[1/(c + S)^2].
+        # The run saw no phantoms: its weight is mass * (k-1)/c. Put in their law: E[1/(c + S)] and E[1/(c + S)^2].
         scale = (sampler.rounds - 1) * mass  # type: ignore[attr-defined]
         least = round(scale / math.exp(draw.log_weight))
         first, second = inverse_moments(least, np.array(phantoms))
@@ -201,8 +201,8 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(200)
 def inverse_moments(least: int, successes: np.ndarray) -> tuple[float, float]:
     """E[1/(c + S)] and E[1/(c + S)^2], S the sum of independent Geometric(s_i) - 1 variates.
 
-    1/(c+S) is the integral of t^(c+S-1) over (0, 1), and E[t^(G-1)] = s / (1 - (1-s) t); for the square there is a factor
-    -ln t. With t = exp(-exp(y)) both are smooth and decay at both ends.
+    1/(c+S) is the integral of t^(c+S-1) over (0, 1), and E[t^(G-1)] = s / (1 - (1-s) t); for the square there is a
+    factor -ln t. With t = exp(-exp(y)) both are smooth and decay at both ends.
     """
     low, high = -40.0, 6.0
     y = (high - low) / 2 * _NODES + (high + low) / 2
