@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from dataclasses import dataclass
+from functools import cache
 from re import _constants as op  # type: ignore[attr-defined]
 from re import _parser as sre  # type: ignore[attr-defined]
 from typing import Any, ClassVar
@@ -22,7 +23,6 @@ class Regex(Language):
 
     What a regular language cannot say, or llguidance cannot follow, is an error: look-around, back-references, `\\b`,
     anchors inside the pattern, atomic groups and possessive repetition. Greedy and lazy repetition match the same texts.
-    Characters newer than this Python's Unicode tables may count as letters all the same.
 
     pattern  a pattern, or a compiled one with its flags
     """
@@ -79,11 +79,10 @@ def to_rust(pattern: str) -> str:
         raise GrammarError(f"regex of {len(pattern)} characters is nested or repeated too deeply; simplify it") from error
 
 
-# What Python's str methods say; Rust's \s lacks the separators 1C-1F, and its \w has marks but lacks numbers such as ½.
 _CLASSES = {
-    op.CATEGORY_DIGIT: (r"\d", "0-9"),
-    op.CATEGORY_SPACE: (r"\s\x1c-\x1f", r"\t-\r\x20"),
-    op.CATEGORY_WORD: (r"\p{L}\p{N}_", "0-9A-Za-z_"),
+    op.CATEGORY_DIGIT: (str.isdecimal, "0-9"),
+    op.CATEGORY_SPACE: (str.isspace, r"\t-\r\x20"),
+    op.CATEGORY_WORD: (lambda char: char.isalnum() or char == "_", "0-9A-Za-z_"),
 }
 _OPPOSITES = {
     op.CATEGORY_NOT_DIGIT: op.CATEGORY_DIGIT,
@@ -98,6 +97,17 @@ _REFUSED = {
     op.ATOMIC_GROUP: "an atomic group; write (?:...)",
     op.POSSESSIVE_REPEAT: "possessive repetition; leave out the + after the repetition",
 }
+
+
+@cache
+def _members(category: Any) -> str:
+    """The characters of \\d, \\s or \\w as ranges. Rust's own classes differ a little, and follow a newer Unicode."""
+    belongs, _ = _CLASSES[category]
+    # None lies above: planes 4 to 13 are unassigned, and 14 to 16 hold tags and private characters.
+    codes = [code for code in range(0x40000) if belongs(chr(code))]
+    starts = [code for before, code in zip([-2, *codes], codes) if code != before + 1]
+    ends = [code for code, beyond in zip(codes, [*codes[1:], -2]) if beyond != code + 1]
+    return "".join(f"\\u{{{start:x}}}-\\u{{{end:x}}}" for start, end in zip(starts, ends))
 
 
 @dataclass(frozen=True)
@@ -155,8 +165,9 @@ class _Translation:
             else:
                 assert member is op.CATEGORY
                 negative = what in _OPPOSITES
-                every, ascii_only = _CLASSES[_OPPOSITES.get(what, what)]
-                members.append(f"[{'^' * negative}{ascii_only if flags & re.A else every}]")
+                category = _OPPOSITES.get(what, what)
+                ranges = _CLASSES[category][1] if flags & re.A else _members(category)
+                members.append(f"[{'^' * negative}{ranges}]")
         return f"[{'^' * negated}{''.join(members)}]"
 
     def character(self, code: int) -> str:

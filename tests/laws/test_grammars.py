@@ -1,0 +1,244 @@
+"""What every registered language obeys, checked on its own examples along random walks."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+from collections.abc import Callable
+from functools import cache
+from random import Random
+from typing import Any
+
+import jsonschema
+import lark
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grammars.constraint import Constraint
+from grammars.predicate import Predicate
+from grammars.registry import Example, compile_cached, language_from_spec, languages
+from tests.grammars.small import EVERY_TOKEN, SMALL, after, bits, by_bytes, is_member, walk
+
+EXAMPLES = [
+    pytest.param(example, id=f"{name}-{k}") for name, cls in languages().items() for k, example in enumerate(cls.examples)
+]
+WALKS = 12
+LONGEST = 40
+
+
+def constraint_of(example: Example) -> Constraint:
+    return compile_cached(language_from_spec(example.spec), SMALL)
+
+
+def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
+    """Membership by other people's code: re, jsonschema, lark; by the definition where that is all there is."""
+    match spec:
+        case {"regex": str(pattern)}:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)
+                compiled = re.compile(pattern)
+            return lambda text: compiled.fullmatch(text) is not None
+        case {"choice": list(options)}:
+            return lambda text: text in options
+        case {"json_schema": schema}:
+            return lambda text: is_valid_json(schema, text)
+        case {"lark": str(grammar)}:
+            return lambda text: parses(grammar, text)
+        case {"predicate": str(name)}:
+            return lambda text: Predicate(name).ask(text, True)
+        case {"all": list(parts)}:
+            checkers = [checker(part) for part in parts]
+            return lambda text: all(check(text) for check in checkers)
+    raise NotImplementedError(f"write an independent checker for {spec}")
+
+
+def is_valid_json(schema: Any, text: str) -> bool:
+    try:
+        value = json.loads(text)
+        jsonschema.validate(value, schema, format_checker=jsonschema.FormatChecker())
+    except (ValueError, jsonschema.ValidationError):
+        return False
+    return text == text.strip()
+
+
+@cache
+def earley(grammar: str) -> lark.Lark:
+    return lark.Lark(grammar, parser="earley", lexer="dynamic_complete")
+
+
+def parses(grammar: str, text: str) -> bool:
+    try:
+        earley(grammar).parse(text)
+    except lark.exceptions.LarkError:
+        return False
+    return True
+
+
+def test_every_language_has_examples_of_both_kinds():
+    for name, cls in languages().items():
+        assert any(example.accepts for example in cls.examples), name
+        assert any(example.rejects for example in cls.examples), name
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples_are_accepted_and_rejected_as_they_say(example: Example):
+    constraint, check = constraint_of(example), checker(dict(example.spec))
+    for text in example.accepts:
+        assert is_member(constraint, text), f"refuses {text!r}"
+        assert check(text), f"the checker refuses {text!r}"
+    for text in example.rejects:
+        assert not is_member(constraint, text), f"accepts {text!r}"
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_specs_travel_as_json(example: Example):
+    language = language_from_spec(example.spec)
+    again = language_from_spec(json.loads(json.dumps(language.spec)))
+    assert again.spec == language.spec
+    assert compile_cached(again, SMALL) is compile_cached(language, SMALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_mask_is_what_accepts_says_token_by_token(example: Example):
+    """Exactly where `mask_is_exact`; a superset elsewhere, of which `accepts(masked=True)` leaves the rest."""
+    constraint, random = constraint_of(example), Random(1)
+    for _ in range(WALKS):
+        tokens, _ = walk(constraint, random, LONGEST)
+        for k in {0, len(tokens), random.randint(0, len(tokens))}:
+            state = after(constraint, tokens[:k])
+            accepted = state.accepts(EVERY_TOKEN)
+            mask = state.bitmask()
+            assert (mask is not None) == constraint.can_mask
+            if mask is None:
+                continue
+            assert mask.dtype == np.int32 and mask.shape == (SMALL.mask_words,) and not mask.flags.writeable
+            allowed = bits(mask)
+            if state.mask_is_exact:
+                assert np.array_equal(allowed, accepted)
+            assert not (accepted & ~allowed).any()
+            inside = np.flatnonzero(allowed)
+            assert np.array_equal(state.accepts(inside, masked=True), accepted[inside])
+            # Asking for the mask has changed nothing.
+            assert np.array_equal(state.accepts(EVERY_TOKEN), accepted)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_eos_is_accepted_exactly_when_complete_and_special_or_padded_ids_never(example: Example):
+    constraint, random = constraint_of(example), Random(2)
+    silent = [t for t in range(SMALL.size) if not SMALL.bytes_of(t) and t != SMALL.eos]
+    assert set(SMALL.eos_ids[1:]) < set(silent)
+    for _ in range(WALKS):
+        tokens, _ = walk(constraint, random, LONGEST)
+        for k in {0, len(tokens) // 2, len(tokens)}:
+            state = after(constraint, tokens[:k])
+            assert state.accepts(np.array([SMALL.eos]))[0] == state.is_complete
+            assert not state.accepts(np.array(silent)).any()
+            if (mask := state.bitmask()) is not None:
+                assert not bits(mask)[silent].any()
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_the_verdict_hangs_on_the_bytes_not_on_their_tokenisation(example: Example):
+    constraint, random = constraint_of(example), Random(3)
+    written, ids = SMALL.by_bytes
+    for _ in range(WALKS):
+        tokens, _ = walk(constraint, random, LONGEST)
+        state = after(constraint, tokens)
+        text = SMALL.decode(tokens)
+        split = by_bytes(constraint, text)
+        assert split is not None, f"{text!r} is refused byte by byte"
+        other, at = constraint.start(), 0
+        while at < len(text):
+            fitting = [k for k, piece in enumerate(written) if text.startswith(piece, at)]
+            token = ids[random.choice(fitting)]
+            assert other.accepts(np.array([token]))[0], f"{text!r} is refused in other pieces, at {at}"
+            other, at = other.advance(token), at + len(SMALL.bytes_of(token))
+        for same in (split, other):
+            assert same.is_complete == state.is_complete
+            assert np.array_equal(same.accepts(EVERY_TOKEN), state.accepts(EVERY_TOKEN))
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_a_state_is_a_value_whatever_other_states_do(example: Example):
+    """States of one tree of histories, asked and advanced in random order, say what a history of their own says."""
+    constraint, random = constraint_of(example), Random(4)
+    known = [([], constraint.start())]
+    for _ in range(120):
+        tokens, state = random.choice(known[-12:])
+        accepted = state.accepts(EVERY_TOKEN)
+        if random.random() < 0.3:
+            state.bitmask()
+        accepted[SMALL.eos] = False
+        if (choices := np.flatnonzero(accepted)).size:
+            token = int(random.choice(choices.tolist()))
+            known.append(([*tokens, token], state.advance(token)))
+    random.shuffle(known)
+    for tokens, state in known:
+        alone = after(constraint, tokens)
+        assert state.is_complete == alone.is_complete
+        assert np.array_equal(state.accepts(EVERY_TOKEN), alone.accepts(EVERY_TOKEN))
+        if constraint.can_mask:
+            assert np.array_equal(state.bitmask(), alone.bitmask())
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_eos_adds_no_text(example: Example):
+    constraint, random = constraint_of(example), Random(5)
+    for _ in range(WALKS):
+        tokens, finished = walk(constraint, random, LONGEST)
+        if finished:
+            state = after(constraint, tokens)
+            assert state.advance(SMALL.eos).is_complete
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_finished_texts_pass_an_independent_checker(example: Example):
+    constraint, random, check = constraint_of(example), Random(6), checker(dict(example.spec))
+    finished = {
+        SMALL.decode(tokens).decode() for tokens, ended in (walk(constraint, random, 60) for _ in range(60)) if ended
+    }
+    assert finished
+    for text in finished:
+        assert check(text), repr(text)
+    language = language_from_spec(example.spec)
+    for text in finished:
+        language.parse(text)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_near_misses_are_judged_as_the_independent_checker_does(example: Example, data: st.DataObject):
+    """Texts of the language with a character changed, added or lost: never accepted where the checker refuses."""
+    constraint, check = constraint_of(example), checker(dict(example.spec))
+    text = data.draw(st.sampled_from([*example.accepts, *example.rejects]))
+    at = data.draw(st.integers(0, len(text)))
+    lost = data.draw(st.integers(0, 1))
+    put = data.draw(st.one_of(st.sampled_from(["", "a", "é", "你", '"', "1", " ", "]", "}", ",", "x", "-"]), st.characters()))
+    try:
+        near = (text[:at] + put + text[at + lost :]).encode().decode()
+    except UnicodeEncodeError:
+        return
+    accepted = is_member(constraint, near)
+    assert check(near) or not accepted
+    # Of JSON a constraint accepts a part on purpose (one white space, one order), and so do conjunctions with it.
+    if "json_schema" not in json.dumps(example.spec):
+        assert accepted == check(near), repr(near)
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_deep_walks_never_raise(example: Example):
+    constraint, random = constraint_of(example), Random(7)
+    state = constraint.start()
+    for step in range(300):
+        accepted = np.flatnonzero(state.accepts(EVERY_TOKEN))
+        accepted = accepted[accepted != SMALL.eos]
+        if accepted.size == 0:
+            state = constraint.start()
+            continue
+        state = state.advance(int(random.choice(accepted.tolist())))
+        if step % 50 == 0:
+            state.bitmask()
