@@ -155,16 +155,9 @@ class RowCandidates:
     def top(self, k: int) -> tuple[np.ndarray, np.ndarray]:
         if not self._total() > 0.0:
             return np.empty(0, dtype=np.int64), np.empty(0)
-        # A chunk whose sum is below the k-th largest mass of some chunks holds none of the k largest.
-        order = np.argsort(-self._sums, kind="stable")
-        tokens, masses = self._members(order[:8])
-        if len(masses) >= k:
-            floor = np.partition(masses, len(masses) - k)[len(masses) - k]
-            tokens, masses = self._members(order[(self._sums[order] >= floor * (1 - 1e-6)) & (self._sums[order] > 0)])
-        else:
-            tokens, masses = self._members(order)
-        # Ties go to the smaller token, so the result depends on p alone.
-        best = np.lexsort((tokens, -masses))[:k] if len(masses) < 4 * CHUNK else _top_by_partition(tokens, masses, k)
+        # The k likeliest tokens lie in the k chunks whose likeliest tokens are; ties go to the smaller token throughout.
+        tokens, masses = self._members(np.argsort(-self._maxima(), kind="stable")[:k])
+        best = np.lexsort((tokens, -masses))[:k]
         best = best[masses[best] > 0.0]
         chosen, log_probs = tokens[best], np.log(masses[best]) + self._scale
         for token in chosen.tolist():
@@ -177,7 +170,8 @@ class RowCandidates:
     def keep(self, bitmask: np.ndarray) -> None:
         allowed = np.unpackbits(bitmask.view(np.uint8), bitorder="little")[: len(self._masses)].astype(bool)
         assert len(allowed) == len(self._masses), "a bitmask has one bit for each column of the row"
-        self._masses = np.where(allowed, self._current(), 0.0)
+        masses = self._current()
+        self._masses = np.where(allowed, masses, masses.dtype.type(0))
         self._own = {}
         self._sums = chunk_sums(self._masses)
         self._cdf = None
@@ -194,7 +188,7 @@ class RowCandidates:
         else:
             masses = self._current()
             tokens = np.flatnonzero(masses)
-            log_probs = np.log(masses[tokens]) + self._scale
+            log_probs = np.log(masses[tokens].astype(np.float64)) + self._scale
         self._sums = np.zeros_like(self._sums)
         self._masses = np.zeros_like(self._masses)
         self._own = {}
@@ -241,11 +235,18 @@ class RowCandidates:
         return self._logits
 
     def _current(self) -> np.ndarray:
-        """Remaining masses, float64 [V]."""
-        masses = self._masses.astype(np.float64)
+        """Remaining masses, [V] of the dtype they came in."""
+        masses = self._masses.copy()
         for chunk, members in self._own.items():
             masses[chunk * CHUNK : chunk * CHUNK + len(members)] = members
         return masses
+
+    def _maxima(self) -> np.ndarray:
+        """The largest remaining mass of each chunk, float64 [C]."""
+        maxima = np.maximum.reduceat(self._masses, np.arange(0, len(self._masses), CHUNK)).astype(np.float64)
+        for chunk, members in self._own.items():
+            maxima[chunk] = members.max()
+        return maxima
 
     def _members(self, chunks: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens of some chunks and their remaining masses: int64 [m], float64 [m]."""
@@ -270,10 +271,3 @@ class RowCandidates:
             members = self._masses[chunk * CHUNK : (chunk + 1) * CHUNK].astype(np.float64)
             self._own[chunk] = members
         return members
-
-
-def _top_by_partition(tokens: np.ndarray, masses: np.ndarray, k: int) -> np.ndarray:
-    """Indices of the k largest masses, likeliest first, ties to the smaller token; sorts only what reaches the k-th."""
-    floor = np.partition(masses, len(masses) - k)[len(masses) - k] if len(masses) > k else 0.0
-    near = np.flatnonzero(masses >= floor)
-    return near[np.lexsort((tokens[near], -masses[near]))[:k]]
