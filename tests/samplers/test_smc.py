@@ -26,7 +26,9 @@ def share(weights: list[float]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", SCHEMES)
 @given(WEIGHTS, st.data())
-def test_schemes_draw_n_ancestors_and_never_one_of_weight_zero(name: str, weights: list[float], data: st.DataObject) -> None:
+def test_schemes_draw_n_ancestors_and_never_one_of_weight_zero(
+    name: str, weights: list[float], data: st.DataObject
+) -> None:
     uniforms = np.array(data.draw(st.lists(UNIT, min_size=len(weights), max_size=len(weights))))
     ancestors = SCHEMES[name](share(weights), uniforms)
     assert ancestors.dtype == np.int64 and ancestors.shape == (len(weights),)
@@ -202,7 +204,10 @@ def test_a_run_of_any_weights_never_gives_nan(n: int, scheme: str, seed: int, da
         ({"num_particles": 3, "ess_threshold": 1.5}, "ess_threshold=1.5 must be a number from 0"),
         ({"num_particles": 3, "ess_threshold": math.nan}, "ess_threshold=nan"),
         ({"num_particles": 3, "ess_threshold": "half"}, "ess_threshold='half'"),
-        ({"num_particles": 3, "resampling": "best"}, "resampling='best' is not a scheme; use one of systematic, stratified"),
+        (
+            {"num_particles": 3, "resampling": "best"},
+            "resampling='best' is not a scheme; use one of systematic, stratified",
+        ),
         ({"num_particles": 3, "seed": -1}, "seed=-1 must be a whole number from 0"),
         ({"num_particles": 3, "seed": 2**64}, "must be a whole number from 0"),
         ({"num_particles": 3, "resample_every": 0}, "resample_every=0 must be None or"),

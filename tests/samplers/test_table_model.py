@@ -77,7 +77,9 @@ def log_potential(tokens: tuple[int, ...], finished: bool) -> float:
     return 0.9 * min(tokens.count(0), 2) - (0.4 if finished else 0.0)
 
 
-def target(texts: frozenset, temperature: float = 1.0, potential: Callable | None = None) -> dict[tuple[int, ...], float]:
+def target(
+    texts: frozenset, temperature: float = 1.0, potential: Callable | None = None
+) -> dict[tuple[int, ...], float]:
     """p(text, EOS) * Phi, text by text."""
     tempered = [law ** (1 / temperature) / (law ** (1 / temperature)).sum() for law in (START, *TRANSITIONS)]
     masses = {}
@@ -100,7 +102,9 @@ def masses_of(result: Rollout, texts: list[tuple[int, ...]]) -> np.ndarray:
 
 def is_unbiased(sampler: str, masks: str, n: int, runs: int, most: float = 1.0, **options: object) -> bool:
     """Whether the mean estimate of every text's mass, and of Z, agrees with the sum; estimates are at most `most`."""
-    smc_options = {name: options.pop(name) for name in ("ess_threshold", "resampling", "resample_every") if name in options}
+    smc_options = {
+        name: options.pop(name) for name in ("ess_threshold", "resampling", "resample_every") if name in options
+    }
     exact = target(TEXTS, options.get("temperature", 1.0), options.get("log_potential"))  # type: ignore[arg-type]
     texts = sorted(exact)
     estimates = np.empty((runs, len(texts) + 1))
