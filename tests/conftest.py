@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ import pytest
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from decoding.engine import Engine
     from grammars.vocabulary import Vocabulary
 
 # Fixed examples: a red run is a fact that the next run repeats.
@@ -51,3 +53,12 @@ def vocabulary(tokenizer: PreTrainedTokenizerBase) -> Vocabulary:
     from grammars.vocabulary import vocabulary_from_tokenizer
 
     return vocabulary_from_tokenizer(tokenizer, len(tokenizer), (tokenizer.eos_token_id,))
+
+
+@pytest.fixture(scope="session")
+def engine(model_path: Path) -> Iterator[Engine]:
+    """The one engine all tests share: the embedded model in float32, where a token's law does not depend on its batch."""
+    from decoding.engine import Engine
+
+    with Engine(model_path, dtype="float32", max_num_seqs=32, max_model_len=512) as shared:
+        yield shared

@@ -19,7 +19,7 @@ LAYERS = ("grammars", "samplers", "decoding", "server")
 NOT_IMPORTED = ("tests", "bench")
 # Everything outside the standard library that a pure layer may use.
 ALLOWED = {
-    "grammars": {"numpy", "lark", "jsonschema", "llguidance", "sqlglot"},
+    "grammars": {"numpy", "lark", "jsonschema", "llguidance", "sqlglot", "pydantic"},
     "samplers": {"numpy"},
 }
 CLOCKS_THREADS_NETS = {
