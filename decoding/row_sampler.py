@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from decoding.member import Member
-from decoding.rows import StepRows, fold_eos
+from decoding.rows import StepRows, Workspace, fold_eos
 from grammars.constraint import Constraint, ConstraintState
 from grammars.errors import EngineError, ReweighError
 from grammars.registry import compile_cached, language_from_spec
@@ -80,6 +80,7 @@ class RowSampler:
         self.vocabulary = vocabulary
         self._rows: dict[tuple[str, int], Row] = {}
         self._constraints: dict[str, Constraint] = {}
+        self._workspace = Workspace()
         self.posts: dict[tuple[str, int], Post] = {}
 
     def add(self, member: Member, past: Sequence[int], kept: Callable[[], Sequence[int]]) -> Row:
@@ -141,7 +142,7 @@ class RowSampler:
         particles = np.array([member.particle for member in members])
         numbers = uniforms(seeds, particles, np.array(positions), 0, PREFETCH)
         temperatures = np.array([member.temperature for member in members])
-        step = StepRows(mine, temperatures, masks, numbers)
+        step = StepRows(mine, temperatures, masks, numbers, self._workspace)
         chosen = np.empty(len(rows), dtype=np.int64)
         for n, (row, position) in enumerate(zip(rows, positions, strict=True)):
             stream = Stream(row.member.seed, row.member.particle, position, numbers[n])

@@ -15,6 +15,36 @@ from samplers.candidates import CHUNK, RowCandidates, chunk_sums
 from samplers.randomness import Stream
 
 
+class Workspace:
+    """Memory for one step's masses, kept from step to step: fresh pages would cost more than the arithmetic on them."""
+
+    def __init__(self) -> None:
+        self._masses = torch.empty(0)
+        self._padded = torch.empty(0)
+
+    def softmax(self, logits: torch.Tensor) -> torch.Tensor:
+        """softmax(logits) with columns of zeros up to a multiple of CHUNK; valid until the next call.
+
+        logits   float32 [N, V]
+        returns  float32 [N, ceil(V / CHUNK) * CHUNK]
+        """
+        num_rows, size = logits.shape
+        if (
+            self._masses.shape[:1] < (num_rows,)
+            or self._masses.shape[1:] != (size,)
+            or self._masses.device != logits.device
+        ):
+            self._masses = torch.empty((num_rows, size), device=logits.device)
+            self._padded = torch.zeros(
+                (num_rows, -(-size // CHUNK) * CHUNK) if size % CHUNK else 0, device=logits.device
+            )
+        masses = torch.softmax(logits, dim=-1, out=self._masses[:num_rows])
+        if size % CHUNK == 0:
+            return masses
+        self._padded[:num_rows, :size] = masses
+        return self._padded[:num_rows]
+
+
 class StepRows:
     """One step's rows.
 
@@ -22,6 +52,7 @@ class StepRows:
     temperatures  float64 [N], > 0
     bitmasks      int32 [N, ceil(V / 32)] or None; rows of all ones are unmasked
     uniforms      float64 [N, K]: the first K uniforms of every row's stream
+    workspace     lends its memory to the step
     Source: draws without replacement by inverse CDF over chunk sums; see engine.md, "Draw without sorting".
     """
 
@@ -31,6 +62,7 @@ class StepRows:
         temperatures: np.ndarray,
         bitmasks: np.ndarray | None,
         uniforms: np.ndarray,
+        workspace: Workspace | None = None,
     ) -> None:
         num_rows, size = logits.shape
         device = logits.device
@@ -40,18 +72,17 @@ class StepRows:
         if np.any(temperatures != 1.0):
             inverse = torch.from_numpy(1.0 / temperatures).to(device, torch.float32)
             logits = logits * inverse[:, None]
-        masses = torch.softmax(logits, dim=-1)
-        if size % CHUNK:
-            masses = torch.nn.functional.pad(masses, (0, CHUNK - size % CHUNK))
+        masses = (workspace or Workspace()).softmax(logits)
         self._masses = masses
         self._chunks = masses.view(num_rows, -1, CHUNK)
-        self._sums = self._chunks.sum(-1, dtype=torch.float64)
+        # Sums of 256 float32 numbers are good to 1e-7; what is added over thousands of chunks is float64.
+        self._sums = self._chunks.sum(-1).double()
         # A float32 softmax sums to 1 only to about 1e-6, the same way at every token: divide by what it really sums to.
         self._log_scales = -torch.log(self._sums.sum(1))
         if bitmasks is not None:
             words = torch.from_numpy(np.ascontiguousarray(bitmasks))
             masses[:, :size] *= unpack_bits(words, size, device)
-            self._sums = self._chunks.sum(-1, dtype=torch.float64)
+            self._sums = self._chunks.sum(-1).double()
         self._draw(torch.from_numpy(uniforms).to(device))
 
     def _draw(self, uniforms: torch.Tensor) -> None:
