@@ -26,7 +26,8 @@ from samplers.token_samplers import token_sampler
 
 logger = logging.getLogger(__name__)
 
-# Candidates drawn on the device before the host looks at any of them: a first token and the one tested after it.
+# Candidates drawn on the device before the host looks at any of them: a first token and the one tested after it. Where
+# every row's mask is the whole truth the first is enough.
 PREFETCH = 2
 # Far above any logit: the argmax of the row whatever else stands in it, and finite, so that no softmax turns NaN.
 FORCED = 1e30
@@ -137,10 +138,11 @@ class RowSampler:
         fold_eos(mine, self.vocabulary.eos_ids)
         positions = [self._catch_up(row) for row in rows]
         masks, masked = self._bitmasks(rows, positions)
+        prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
         members = [row.member for row in rows]
         seeds = np.array([member.seed for member in members], dtype=np.uint64)
         particles = np.array([member.particle for member in members])
-        numbers = uniforms(seeds, particles, np.array(positions), 0, PREFETCH)
+        numbers = uniforms(seeds, particles, np.array(positions), 0, prefetch)
         temperatures = np.array([member.temperature for member in members])
         step = StepRows(mine, temperatures, masks, numbers, self._workspace)
         chosen = np.empty(len(rows), dtype=np.int64)
@@ -223,6 +225,10 @@ class RowSampler:
         log_eos = candidates.log_remaining
         complete = row.state is None or row.state.is_complete
         return Draw(self.vocabulary.eos, log_eos if complete else -np.inf, log_eos, 1, 0)
+
+
+def _is_exact(row: Row, masked: bool) -> bool:
+    return row.state is None or (bool(masked) and row.state.mask_is_exact)
 
 
 def _failure(error: Exception) -> ReweighError:

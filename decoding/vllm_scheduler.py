@@ -6,7 +6,8 @@ vLLM's scheduler is in this file. What it overrides and why:
     schedule                      particles that have their token are hidden until their group has committed
     _update_request_with_output   a particle's token goes to its group; nothing is sent while it may still be replaced
     update_from_output            groups commit, rows are retired and forked, finished groups are sent
-    _get_local_prefix_cache_hit   a fork starts from its parent's own KV blocks, the last one copied on write
+    _get_local_prefix_cache_hit   a fork starts from its parent's own KV blocks, the last one copied on write; so do a
+                                  group's particles at first, from the one that computes their prompt
     finish_requests               a group is aborted as a whole
 A fork is a new request under the child's id whose prompt is the parent's text so far. Where the parent's blocks cannot be
 shared (it was preempted, prefix caching is off, the cache is not one group of full attention) vLLM's ordinary prefix
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from vllm.platforms import current_platform
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -33,6 +35,10 @@ from decoding.groups import Group, Status
 from decoding.member import KEY, Member
 from decoding.vllm_worker import ATTRIBUTE
 from grammars.errors import EngineError
+
+# A group's other particles wait for the first one's prompt where that saves at least so many tokens of prefill: what is
+# computed again for each particle is the prompt's last block. On a GPU a step's latency outweighs far more tokens.
+SHARED_PREFILL_TOKENS = 64 if current_platform.is_cpu() else 2048
 
 
 @dataclass
@@ -101,6 +107,10 @@ class ReweighScheduler(Scheduler):
         run.ids[member.particle] = request.request_id
         run.origins[member.particle] = request
         self._members[request.request_id] = run, member
+        last_block = (request.num_prompt_tokens - 1) % self.block_size
+        saved = last_block * (member.num_particles - 1)
+        if self.shares_blocks and saved >= SHARED_PREFILL_TOKENS and member.particle > 0 and 0 in run.ids:
+            self._fork_parents[request.request_id] = run.ids[0]
         if member.num_particles > self.max_num_running_reqs:
             run.group.error = (
                 "RequestError",
@@ -161,8 +171,19 @@ class ReweighScheduler(Scheduler):
         super()._preempt_request(request, *args, **kwargs)
 
     def _is_held(self, request: Request) -> bool:
+        """Whether a particle has to wait: for the others' tokens, or for the first one to have computed their prompt."""
         where = self._members.get(request.request_id)
-        return where is not None and where[0].group.holds(where[1].particle)
+        if where is None:
+            return False
+        if where[0].group.holds(where[1].particle):
+            return True
+        parent_id = self._fork_parents.get(request.request_id)
+        if parent_id is None or request.status is not RequestStatus.WAITING:
+            return False
+        parent, behind = self.requests.get(parent_id), self._members[parent_id]
+        if parent is None or behind[0].group.holds(behind[1].particle):
+            return False  # it is gone, or waits itself: to wait for it would be to wait for ever
+        return parent.num_computed_tokens < request.num_tokens - 1
 
     # Tokens come in, groups commit
 

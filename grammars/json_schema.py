@@ -194,10 +194,13 @@ def _fields_of(typed_dict: Any) -> Any:
     """A Pydantic model with the fields of a TypedDict."""
     from pydantic import create_model
 
-    hints = typing.get_type_hints(typed_dict)
-    fields: dict[str, Any] = {
-        name: (hint, ...) if name in typed_dict.__required_keys__ else (hint, None) for name, hint in hints.items()
-    }
+    fields: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(typed_dict, include_extras=True).items():
+        # Under `from __future__ import annotations` __required_keys__ misses both marks.
+        required = name in typed_dict.__required_keys__
+        if (mark := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
+            required, hint = mark is typing.Required, typing.get_args(hint)[0]
+        fields[name] = (hint, ...) if required else (hint, None)
     return create_model(typed_dict.__name__, **fields)
 
 

@@ -120,7 +120,7 @@ def test_ids_without_a_column_are_left_out():
 def test_tokenizers_that_cannot_be_read_are_refused():
     word_piece = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "##b": 2}, unk_token="[UNK]"))
     word_piece.decoder = decoders.WordPiece()
-    with pytest.raises(EngineError, match="WordPiece.*neither byte-level nor SentencePiece"):
+    with pytest.raises(EngineError, match=r"WordPiece.*neither byte-level nor SentencePiece"):
         vocabulary_from_tokenizer(fast(word_piece, eos_token="a"), 3)
     with pytest.raises(EngineError, match="not a fast tokenizer"):
         vocabulary_from_tokenizer(object(), 3)
