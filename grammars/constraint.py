@@ -41,7 +41,10 @@ class ConstraintState(Protocol):
         """
 
     def advance(self, token: int) -> ConstraintState:
-        """The state after one more accepted token. Undefined (an assertion) for a token that `accepts` refuses."""
+        """The state after one more accepted token. Undefined (an assertion) for a token that `accepts` refuses.
+
+        EOS adds no text: the state stays the same.
+        """
 
 
 class Constraint(Protocol):

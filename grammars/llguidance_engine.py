@@ -125,7 +125,7 @@ class GuidedState:
         if masked:
             return np.ones(len(tokens), dtype=bool)
         constraint = self._constraint
-        writes, eos = constraint.writes, constraint.vocabulary.eos
+        writes, eos = constraint.vocabulary.writes, constraint.vocabulary.eos
         with constraint.lock:
             matcher = self._matcher()
             validate = matcher.validate_tokens
@@ -138,7 +138,7 @@ class GuidedState:
         constraint = self._constraint
         if token == constraint.vocabulary.eos:
             return self
-        assert constraint.writes[token], f"token {token} writes nothing"
+        assert constraint.vocabulary.writes[token], f"token {token} writes nothing"
         with constraint.lock:
             constraint.tick()
             matcher, track = self._matcher(), self._track
@@ -162,8 +162,6 @@ class GuidedConstraint:
 
     def __init__(self, parse: Callable[[], LLMatcher], vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
-        # One byte an id: 1 where the token writes text.
-        self.writes = bytes(bool(vocabulary.bytes_of(t)) for t in range(vocabulary.size))
         # All matchers of the constraint share one lexer, so its lock is theirs.
         self.lock = threading.Lock()
         self._parse = parse

@@ -61,6 +61,11 @@ class Vocabulary:
         return words
 
     @cached_property
+    def writes(self) -> bytes:
+        """One byte a column: 1 where the id writes text."""
+        return bytes(map(bool, self.tokens)).ljust(self.size, b"\0")
+
+    @cached_property
     def text_bitmask(self) -> np.ndarray:
         """The ids that write at least one byte: int32 [mask_words], read-only."""
         return self.bitmask(t for t, written in enumerate(self.tokens) if written)

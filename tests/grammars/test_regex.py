@@ -1,0 +1,81 @@
+"""Regexes mean what Python's re means."""
+
+from __future__ import annotations
+
+import re
+import warnings
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from grammars.errors import GrammarError
+from grammars.regex import Regex
+from tests.grammars.small import SMALL, is_member
+
+ATOMS = ["a", "b", "é", "你", ".", " ", "/", r"\d", r"\D", r"\s", r"\S", r"\w", r"\W", r"\x61", r"\u4f60", r"\n", r"\.", r"\]"]
+ATOMS += ["[ab]", "[^ab]", r"[\da-]", r"[^\wé]", "[a&&b]", "[[]", r"[\]^-]"]
+PATTERNS = st.recursive(
+    st.sampled_from(ATOMS),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(inner, inner).map(lambda pair: f"(?:{pair[0]}|{pair[1]})"),
+        st.tuples(inner, st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{,2}", "{1,}", "*?", "{0,2}?"])).map(
+            lambda pair: f"({pair[0]}){pair[1]}"
+        ),
+        inner.map(lambda one: f"(?i:{one})"),
+        inner.map(lambda one: f"(?s:{one})"),
+        inner.map(lambda one: f"(?a:{one})"),
+    ),
+    max_leaves=6,
+)
+TEXTS = st.text(st.sampled_from(list("abABé你 \n\t/.-[]&^19_x½٣\x1c")), max_size=5)
+
+
+@settings(max_examples=300)
+@given(PATTERNS, st.lists(TEXTS, min_size=1, max_size=8))
+def test_members_are_exactly_the_full_matches(pattern, texts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        compiled = re.compile(pattern)
+    constraint = Regex(pattern).compile(SMALL)
+    for text in texts:
+        assert is_member(constraint, text) == bool(compiled.fullmatch(text)), (pattern, text)
+
+
+@pytest.mark.parametrize("pattern", ["^a+$", r"\Aa+\Z", "(^a+)$", "^(?:a|^aa+$)$", "^$|a+|^b$", "(?m)^a$", "(?:)a+"])
+def test_anchors_at_the_ends_change_nothing(pattern):
+    constraint = Regex(pattern).compile(SMALL)
+    for text in ("", "a", "aa", "a\n", "b", "ba"):
+        assert is_member(constraint, text) == bool(re.fullmatch(pattern, text)), text
+
+
+def test_flags_of_a_compiled_pattern_count():
+    constraint = Regex(re.compile("a.b # c", re.IGNORECASE | re.DOTALL | re.VERBOSE)).compile(SMALL)
+    assert is_member(constraint, "A\nB") and not is_member(constraint, "a.b # c")
+
+
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("a(b", "malformed at position 1: missing \\)"),
+        ("a**", "malformed at position 2"),
+        (r"\p{L}", "malformed at position 0: bad escape"),
+        ("a(?=b)", "look-around; test it with & Predicate"),
+        ("(?<!a)b", "look-around"),
+        (r"(a)\1", "back-reference"),
+        (r"a\b", "anchor"),
+        ("a$b", "anchor"),
+        ("(?>a+)b", "atomic group"),
+        ("a++", "possessive"),
+        ("(a)?(?(1)b|c)", "conditional group"),
+        ("\ud800", "lone surrogate U\\+D800"),
+        ("(" * 5000 + ")" * 5000, "nested or repeated too deeply|malformed"),
+        (b"a", "not bytes"),
+        (None, "not NoneType"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_with_its_reason(pattern, message):
+    with pytest.raises(GrammarError, match=message):
+        Regex(pattern)
+
