@@ -36,7 +36,7 @@ Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Sequence[int]
 
 # Texts of a few hundred tokens on a small machine: what a user may raise by passing vLLM's own argument.
-_DEFAULT_ENGINE_ARGS: dict[str, Any] = {"max_num_seqs": 64, "gpu_memory_utilization": 0.9}
+_DEFAULT_ENGINE_ARGS: dict[str, Any] = {"max_num_seqs": 64, "use_tqdm_on_load": False}
 _CPU_ENGINE_ARGS: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "block_size": 32, "max_model_len": 2048}
 
 

@@ -63,6 +63,9 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("names", nargs="*", help="which ones; all of them without a name")
     one.set_defaults(run=_bench)
+
+    one = commands.add_parser("serve", help="an OpenAI-compatible server (not built yet)")
+    one.set_defaults(run=_serve)
     return top
 
 
@@ -134,6 +137,12 @@ def _generate(options: argparse.Namespace) -> int:
         raise _UsageError("the prompt is empty: give it as an argument or on stdin")
     if options.n < 1:
         raise _UsageError(f"--n {options.n}: at least 1 was wanted")
+    if options.particles < 1:
+        raise _UsageError(f"particles={options.particles}: at least 1 was wanted")
+    from grammars.registry import language_from_arguments
+
+    language_from_arguments(**constraint)  # a malformed one is named before a model is loaded
+    _quiet()
     from decoding.engine import Engine
 
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
@@ -158,6 +167,16 @@ def _generate(options: argparse.Namespace) -> int:
             print(text)
         print(_summary(result), file=sys.stderr)
     return 0
+
+
+def _quiet() -> None:
+    """Keep what libraries write at start-up off the user's terminal; it is there again with VLLM_LOGGING_LEVEL=INFO."""
+    import os
+    import warnings
+
+    if "VLLM_LOGGING_LEVEL" not in os.environ:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def _room_for(particles: int) -> dict[str, Any]:
@@ -190,6 +209,7 @@ DEMO_PROMPT = (
 
 
 def _demo(options: argparse.Namespace) -> int:
+    _quiet()
     from decoding.engine import Engine
 
     print(f"prompt  {DEMO_PROMPT}\nschema  {json.dumps(DEMO_SCHEMA)}\n")
@@ -216,6 +236,12 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
+def _serve(options: argparse.Namespace) -> int:
+    raise ReweighError(
+        "there is no server yet: use decoding.Engine in Python, or the commands json, regex, grammar and choice"
+    )
+
+
 def _bench(options: argparse.Namespace) -> int:
     import subprocess
 
@@ -228,7 +254,9 @@ def _bench(options: argparse.Namespace) -> int:
         raise _UsageError(f"no benchmark {unknown[0]!r}; there are {', '.join(there)}")
     for name in options.names or there:
         print(f"== {name}", file=sys.stderr)
-        code = subprocess.run([sys.executable, "-m", f"bench.{there[name].stem}"], cwd=folder.parent, check=False).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", f"bench.{there[name].stem}"], cwd=folder.parent, check=False
+        ).returncode
         if code:
             return code
     return 0

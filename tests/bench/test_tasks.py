@@ -44,7 +44,9 @@ def test_each_task_has_one_constraint_that_compiles(task: tasks.Task):
     assert sum(value is not None for value in (task.regex, task.json_schema, task.lark)) == 1
     if task.regex is not None:
         re.compile(task.regex)
-        assert not re.search(r"\[\^|\\[dwsDWS]|[.](?!\])", task.regex), "these mean different things to different engines"
+        assert not re.search(r"\[\^|\\[dwsDWS]|[.](?!\])", task.regex), (
+            "these mean different things to different engines"
+        )
     if task.json_schema is not None:
         jsonschema.Draft202012Validator.check_schema(task.json_schema)
 

@@ -54,7 +54,9 @@ def is_member(constraint: Constraint, text: str, vocabulary: Vocabulary = SMALL)
     return state is not None and bool(state.accepts(np.array([vocabulary.eos]))[0])
 
 
-def walk(constraint: Constraint, random: Random, longest: int, vocabulary: Vocabulary = SMALL) -> tuple[list[int], bool]:
+def walk(
+    constraint: Constraint, random: Random, longest: int, vocabulary: Vocabulary = SMALL
+) -> tuple[list[int], bool]:
     """A random history: tokens drawn among those accepted, and whether it was ended by EOS (else cut or at a dead end).
 
     Ends when it can, more often than not, or it would wander through strings for ever.

@@ -23,7 +23,9 @@ def test_exactly_the_options_are_members(options):
     for prefix in prefixes:
         state = by_bytes(constraint, prefix)
         assert state.is_complete == (prefix in {option.encode() for option in options})
-        expected = [bool(w) and prefix + w in prefixes for w in SMALL.tokens] + [False] * (SMALL.size - len(SMALL.tokens))
+        expected = [bool(w) and prefix + w in prefixes for w in SMALL.tokens] + [False] * (
+            SMALL.size - len(SMALL.tokens)
+        )
         expected[SMALL.eos] = state.is_complete
         assert np.array_equal(bits(state.bitmask()), expected)
         assert np.array_equal(state.accepts(EVERY_TOKEN), expected)

@@ -84,14 +84,25 @@ def test_schemas_come_from_types_and_values_go_back_to_them(given, text, value):
 def test_white_space_goes_where_it_was_asked_for(whitespace, accepted):
     schema = {"type": "object", "properties": {"a": {"type": "array", "items": {"type": "integer"}}}, "required": ["a"]}
     constraint = JsonSchema(schema, whitespace=whitespace).compile(SMALL)
-    texts = ['{"a":[1,2]}', '{"a": [1, 2]}', '{"a": [1,2]}', '{\n  "a":  [1\t,2]\r\n}', '{"a":[ 1,2 ]}', ' {"a":[1]}', '{"a":[1]} ']
+    texts = [
+        '{"a":[1,2]}',
+        '{"a": [1, 2]}',
+        '{"a": [1,2]}',
+        '{\n  "a":  [1\t,2]\r\n}',
+        '{"a":[ 1,2 ]}',
+        ' {"a":[1]}',
+        '{"a":[1]} ',
+    ]
     assert {text for text in texts if is_member(constraint, text)} == accepted
 
 
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        ({"properties": {"age": {"if": {"type": "integer"}}}}, "keyword 'if' at /properties/age is not supported; use 'anyOf'"),
+        (
+            {"properties": {"age": {"if": {"type": "integer"}}}},
+            "keyword 'if' at /properties/age is not supported; use 'anyOf'",
+        ),
         ({"properties": {"if": {"not": {}}}}, "keyword 'not' at /properties/if"),
         ({"items": {"anyOf": [{"uniqueItems": True}]}}, "keyword 'uniqueItems' at /items/anyOf/0"),
         ({"contains": {}}, "keyword 'contains' at / is not supported; remove it"),

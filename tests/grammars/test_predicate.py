@@ -50,7 +50,13 @@ def test_the_form_is_told_by_the_signature():
             return True
 
     forms = [(lambda t, c: True, True), (lambda t: True, False), (lambda t, limit=5: True, False), (with_default, True)]
-    forms += [(str.isdigit, False), (Judge(), True), (Judge().finished, False), (lambda *texts: True, False), (bool, False)]
+    forms += [
+        (str.isdigit, False),
+        (Judge(), True),
+        (Judge().finished, False),
+        (lambda *texts: True, False),
+        (bool, False),
+    ]
     for function, judges_prefixes in forms:
         assert Predicate(function).judges_prefixes == judges_prefixes, function
     for wrong in (lambda: True, lambda a, b, c: True, lambda a, *, b: True):
@@ -73,7 +79,9 @@ def test_only_whole_characters_are_shown():
     assert {t for t, _ in shown} == {"", "é", "é你", "é你😀"}
 
 
-@pytest.mark.parametrize("written", [b"\xff", b"\x80", b"\xc3a", b"\xed\xa0\x80", b"\xe0\x80", b"\xf4\x90", b"a\xc3\xc3"])
+@pytest.mark.parametrize(
+    "written", [b"\xff", b"\x80", b"\xc3a", b"\xed\xa0\x80", b"\xe0\x80", b"\xf4\x90", b"a\xc3\xc3"]
+)
 def test_bytes_that_no_text_has_are_refused(written):
     assert by_bytes(Predicate(lambda text, complete: True).compile(SMALL), written) is None
     with pytest.raises(UnicodeDecodeError):
@@ -100,7 +108,9 @@ def test_what_a_predicate_raises_is_told_with_the_text():
         return text == "" or bool(1 / 0)
 
     state = Predicate(wrong).compile(SMALL).start()
-    with pytest.raises(PredicateError, match=r"Predicate\(wrong\) raised ZeroDivisionError: .*'é' \(complete=False\)") as caught:
+    with pytest.raises(
+        PredicateError, match=r"Predicate\(wrong\) raised ZeroDivisionError: .*'é' \(complete=False\)"
+    ) as caught:
         state.accepts(np.array([token("é".encode())]))
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
 

@@ -13,7 +13,26 @@ from grammars.errors import GrammarError
 from grammars.regex import Regex
 from tests.grammars.small import SMALL, is_member
 
-ATOMS = ["a", "b", "é", "你", ".", " ", "/", r"\d", r"\D", r"\s", r"\S", r"\w", r"\W", r"\x61", r"\u4f60", r"\n", r"\.", r"\]"]
+ATOMS = [
+    "a",
+    "b",
+    "é",
+    "你",
+    ".",
+    " ",
+    "/",
+    r"\d",
+    r"\D",
+    r"\s",
+    r"\S",
+    r"\w",
+    r"\W",
+    r"\x61",
+    r"\u4f60",
+    r"\n",
+    r"\.",
+    r"\]",
+]
 ATOMS += ["[ab]", "[^ab]", r"[\da-]", r"[^\wé]", "[a&&b]", "[[]", r"[\]^-]"]
 PATTERNS = st.recursive(
     st.sampled_from(ATOMS),
@@ -78,4 +97,3 @@ def test_flags_of_a_compiled_pattern_count():
 def test_what_cannot_be_followed_is_refused_with_its_reason(pattern, message):
     with pytest.raises(GrammarError, match=message):
         Regex(pattern)
-

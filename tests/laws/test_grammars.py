@@ -23,7 +23,9 @@ from grammars.registry import Example, compile_cached, language_from_spec, langu
 from tests.grammars.small import EVERY_TOKEN, SMALL, after, bits, by_bytes, is_member, walk
 
 EXAMPLES = [
-    pytest.param(example, id=f"{name}-{k}") for name, cls in languages().items() for k, example in enumerate(cls.examples)
+    pytest.param(example, id=f"{name}-{k}")
+    for name, cls in languages().items()
+    for k, example in enumerate(cls.examples)
 ]
 WALKS = 12
 LONGEST = 40
@@ -217,7 +219,9 @@ def test_near_misses_are_judged_as_the_independent_checker_does(example: Example
     text = data.draw(st.sampled_from([*example.accepts, *example.rejects]))
     at = data.draw(st.integers(0, len(text)))
     lost = data.draw(st.integers(0, 1))
-    put = data.draw(st.one_of(st.sampled_from(["", "a", "é", "你", '"', "1", " ", "]", "}", ",", "x", "-"]), st.characters()))
+    put = data.draw(
+        st.one_of(st.sampled_from(["", "a", "é", "你", '"', "1", " ", "]", "}", ",", "x", "-"]), st.characters())
+    )
     try:
         near = (text[:at] + put + text[at + lost :]).encode().decode()
     except UnicodeEncodeError:

@@ -1,0 +1,78 @@
+"""vLLM's AsyncLLM, its engine core in a process of its own: weights and ancestry arrive there and back, exact."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from decoding.member import KEY, Member
+
+if TYPE_CHECKING:
+    from decoding.engine import Engine
+
+PROMPT = "Write a date: "
+ASKED: dict[str, Any] = {"ess_threshold": 1.0, "sampler": "awrs", "temperature": 1.0, "seed": 9, "max_tokens": 16}
+REGEX = r"[12][0-9]{3}-[01][0-9]-[0-3][0-9]"
+PARTICLES = 5
+
+
+async def group_over_async_llm(model: Path) -> list[Any]:
+    """Run one group over a fresh AsyncLLM, beside a plain request and a group that is aborted."""
+    from vllm import AsyncEngineArgs, SamplingParams
+    from vllm.exceptions import VLLMValidationError
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    from decoding.engine import engine_defaults
+    from decoding.vllm_driver import processor_for, sound_engine_args
+    from decoding.vllm_params import particle_params
+
+    arguments = {**engine_defaults(), "dtype": "float32", "max_num_seqs": 32, "max_model_len": 512}
+    config = AsyncEngineArgs(**sound_engine_args({"model": str(model), **arguments})).create_engine_config()
+    config.model_config.logits_processors = [processor_for(config)]
+    engine = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
+    try:
+        assert await engine.collective_rpc("reweigh_install") == [True]
+        prompt = {"prompt_token_ids": engine.get_tokenizer()(PROMPT)["input_ids"]}
+
+        async def last(params: SamplingParams, request_id: str) -> Any:
+            return [output async for output in engine.generate(prompt, params, request_id)][-1]
+
+        def member(group: str, particle: int, **changes: Any) -> Member:
+            asked = {**ASKED, "constraint": {"regex": REGEX}, **changes}
+            return Member(group=group, particle=particle, num_particles=PARTICLES, **asked)
+
+        long = {"constraint": None, "max_tokens": 400, "truncate": True}
+        doomed = [
+            asyncio.create_task(last(particle_params(member("doomed", k, **long)), f"doomed/{k}"))
+            for k in range(PARTICLES)
+        ]
+        await asyncio.sleep(0.3)
+        for task in doomed:
+            task.cancel()
+        with pytest.raises(VLLMValidationError, match="temperature"):
+            await last(particle_params(member("bad", 0, temperature=-1.0)), "bad/0")
+        *outputs, plain = await asyncio.gather(
+            *(last(particle_params(member("g", k)), f"g/{k}") for k in range(PARTICLES)),
+            last(SamplingParams(temperature=0.0, max_tokens=8), "plain"),
+        )
+        assert len(plain.outputs[0].token_ids) == 8
+        return outputs
+    finally:
+        engine.shutdown()
+
+
+def test_weights_cross_processes_exactly(engine: Engine, model_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The same group in process and over AsyncLLM: the same tokens, weights to the last bit, the same ancestry."""
+    here = engine.generate(PROMPT, regex=REGEX, particles=PARTICLES, **ASKED)
+    for name, value in {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}.items():
+        monkeypatch.setitem(os.environ, name, value)
+    outputs = asyncio.run(group_over_async_llm(model_path))
+    assert [list(output.outputs[0].token_ids) for output in outputs] == here.tokens
+    summary = outputs[0].kv_transfer_params[KEY]
+    assert summary["log_weights"] == here.log_weights.tolist()
+    assert [(step, parents) for step, parents in summary["ancestry"]] == here.ancestry and here.ancestry
+    assert (summary["checks"], summary["masks"]) == (here.stats.checks, here.stats.masks)
