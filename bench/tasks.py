@@ -17,6 +17,7 @@ class Task:
 
     prompt      the whole text before the answer, chat markup included
     max_tokens  the end-of-sequence token counts as one
+    hard        the model would answer outside the language: a test of who survives, not of speed
     """
 
     name: str
@@ -25,12 +26,17 @@ class Task:
     regex: str | None = None
     json_schema: dict[str, Any] | None = None
     lark: str | None = None
+    hard: bool = False
+
+    @property
+    def kind(self) -> str:
+        return "regex" if self.regex is not None else "JSON" if self.json_schema is not None else "SQL"
 
 
 def chat(instruction: str, examples: list[tuple[str, str]], question: str) -> str:
-    """A few-shot dialogue in SmolLM2's chat markup, up to where the answer starts.
+    """A dialogue in SmolLM2's chat markup, up to where the answer starts.
 
-    The examples give the small model a fair chance of an answer in the language: masses are e^-1 to e^-4, not e^-30.
+    Examples give the small model a fair chance of an answer in the language: masses are e^-1 to e^-4, not e^-40.
     """
     turns = [("system", instruction)]
     for asked, answered in examples:
@@ -161,6 +167,21 @@ TASKS = {
             ),
             max_tokens=48,
             lark=SQL,
+        ),
+        Task(
+            name="json-zero-shot",
+            prompt=chat("Describe the user as a JSON object.", [], "The whole team of Maria Gonzalez uses it"),
+            max_tokens=64,
+            json_schema=USER,
+            hard=True,
+        ),
+        # A mass of about e^-41.
+        Task(
+            name="mac-adverse",
+            prompt=chat("You are a poet. Answer with a poem.", [], "Write a poem about the autumn rain."),
+            max_tokens=20,
+            regex="[0-9A-F]{2}(:[0-9A-F]{2}){5}",
+            hard=True,
         ),
     )
 }

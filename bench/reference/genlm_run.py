@@ -4,9 +4,13 @@ AWRS inside SMC, as its documentation has it, on the transformers backend. It ru
 
     make bench-reference ARGS="date json-user --particles 5 10 --seeds 0 1 2"
 
+or asked run by run by `bench.bench_reference`: with --serve it reads jobs, {"task": ..., "particles": ..., "seed": ...}
+a line, until its input ends.
+
 What is measured, less the set-up of model and constraint:
   wall_s, cpu_s      the whole run; CPU time is of all threads of the process
   forward_cpu_s      of that, inside the model's own forward
+  sampling_cpu_s     of that, outside the backend: not in preparing, running and reading batches of the model
   tokens, checks     tokens drawn, over all particles and end-of-sequence included; candidates tested by the constraint
 Settings that favour it are chosen where there is a choice: the prompt's keys and values are cached, the batch goes out
 as soon as all particles have asked, and the constraint's own cache lives on from seed to seed.
@@ -23,7 +27,7 @@ import sys
 import time
 import traceback
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,30 +39,8 @@ import torch
 from genlm.backend.llm import AsyncTransformer
 from genlm.control import AWRS, SMC, BoolCFG, BoolFSA, JsonSchema, PromptedLLM
 
+from bench.reference.meter import Meter
 from bench.tasks import TASKS, Task
-
-
-@dataclass
-class Meter:
-    """Calls and time spent in one function."""
-
-    calls: int = 0
-    wall_s: float = 0.0
-    cpu_s: float = 0.0
-
-    def around(self, function: Any) -> Any:
-        """The function, timed. Not for coroutines: their time would include others'."""
-
-        def timed(*args: Any, **kwargs: Any) -> Any:
-            wall, cpu = time.perf_counter(), time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                self.calls += 1
-                self.wall_s += time.perf_counter() - wall
-                self.cpu_s += time.process_time() - cpu
-
-        return timed
 
 
 class CountingAWRS(AWRS):
@@ -96,24 +78,26 @@ def run(model: AsyncTransformer, llm: PromptedLLM, condition: Any, task: Task, p
     torch.manual_seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - its resampling draws from the global generator
     sampler = CountingAWRS(llm, condition, seed=seed)
-    forward, evaluate = Meter(), Meter()
+    forward, backend = Meter(), Meter()
     model.model.forward = forward.around(type(model.model).forward.__get__(model.model))
-    model.batch_evaluate_queries = evaluate.around(AsyncTransformer.batch_evaluate_queries.__get__(model))
+    model.batch_evaluate_queries = backend.around(AsyncTransformer.batch_evaluate_queries.__get__(model))
+    cache_prompt = backend.around(model.cache_kv)
     record: dict[str, Any] = {"task": task.name, "particles": particles, "seed": seed}
     wall, cpu = time.perf_counter(), time.process_time()
     try:
-        model.cache_kv(llm.prompt_ids)
+        cache_prompt(llm.prompt_ids)
         result = asyncio.run(SMC(sampler)(n_particles=particles, ess_threshold=ess, max_tokens=task.max_tokens))
     except Exception as error:
         traceback.print_exc()
         where = traceback.extract_tb(error.__traceback__)[-1]
         record["error"] = f"{type(error).__name__}: {error} ({Path(where.filename).name}:{where.lineno})"
+    wall_s, cpu_s = time.perf_counter() - wall, time.process_time() - cpu
     record |= {
-        "wall_s": time.perf_counter() - wall,
-        "cpu_s": time.process_time() - cpu,
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
         "forward_wall_s": forward.wall_s,
         "forward_cpu_s": forward.cpu_s,
-        "evaluate_cpu_s": evaluate.cpu_s,
+        "sampling_cpu_s": cpu_s - backend.cpu_s,
         "forwards": forward.calls,
         "tokens": sampler.draws,
         "checks": sampler.checks,
@@ -129,14 +113,26 @@ def run(model: AsyncTransformer, llm: PromptedLLM, condition: Any, task: Task, p
     return record
 
 
+def jobs(options: argparse.Namespace) -> Iterator[tuple[Task, int, int]]:
+    """The runs asked for: task, particles, seed."""
+    if options.serve:
+        for line in sys.stdin:
+            job = json.loads(line)
+            yield TASKS[job["task"]], job["particles"], job["seed"]
+        return
+    names = options.tasks or [name for name, task in TASKS.items() if not task.hard]
+    yield from ((TASKS[name], n, seed) for name in names for n in options.particles for seed in options.seeds)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all if none is named")
+    parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all but the hard ones if none is named")
     parser.add_argument("--model", required=True, help="the model's folder")
     parser.add_argument("--particles", type=int, nargs="+", default=[5, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ess-threshold", type=float, default=0.5)
     parser.add_argument("--threads", type=int, default=1, help="of torch; vLLM's CPU build takes one on two cores")
+    parser.add_argument("--serve", action="store_true", help="read jobs from the standard input, one JSON a line")
     options = parser.parse_args()
     unknown = set(options.tasks) - set(TASKS)
     if unknown:
@@ -151,15 +147,15 @@ def main() -> int:
         "dtype": str(model.model.dtype),
         "threads": options.threads,
     }
-    for name in options.tasks or TASKS:
-        task = TASKS[name]
-        start = time.perf_counter()
-        condition = condition_of(task).coerce(llm, f=b"".join)
-        compile_s = time.perf_counter() - start
-        for particles in options.particles:
-            for seed in options.seeds:
-                record = run(model, llm, condition, task, particles, seed, options.ess_threshold)
-                print(json.dumps(settings | {"compile_s": compile_s} | record, ensure_ascii=False), flush=True)
+    compiled: dict[str, tuple[Any, float]] = {}
+    for task, particles, seed in jobs(options):
+        if task.name not in compiled:
+            start = time.perf_counter()
+            condition = condition_of(task).coerce(llm, f=b"".join)
+            compiled[task.name] = condition, time.perf_counter() - start
+        condition, compile_s = compiled[task.name]
+        record = run(model, llm, condition, task, particles, seed, options.ess_threshold)
+        print(json.dumps(settings | {"compile_s": compile_s} | record, ensure_ascii=False), flush=True)
     return 0
 
 
