@@ -5,6 +5,7 @@ One thread touches vLLM; any number of threads and event loops submit to it, and
 
 from __future__ import annotations
 
+import gc
 import os
 import queue
 import threading
@@ -159,10 +160,10 @@ class VllmDriver:
         return engine
 
     def _stop(self) -> None:
-        from vllm.distributed import cleanup_dist_env_and_memory
-
+        # Not vLLM's whole clean-up: its process group is shared with any other engine of this process.
         self.engine.engine_core.shutdown()
-        cleanup_dist_env_and_memory()
+        self.engine = None
+        gc.collect()
 
     def _take_in(self) -> bool:
         """Take in what was submitted; waits while there is nothing to do. False: close."""
