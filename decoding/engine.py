@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import atexit
 import math
 import os
 import secrets
@@ -495,7 +494,6 @@ def default_engine() -> Engine:
     with _default_lock:
         if _default_engine is None:
             _default_engine = Engine()
-            atexit.register(_default_engine.close)
         return _default_engine
 
 

@@ -5,6 +5,7 @@ One thread touches vLLM; any number of threads and event loops submit to it, and
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import queue
@@ -25,6 +26,8 @@ from grammars.errors import EngineError, ReweighError
 _ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "ERROR"}
 # Groups handed to vLLM beyond those that fit its batch: enough to keep it full, few enough to keep its queue short.
 _AHEAD = 2
+
+_open_drivers: set[VllmDriver] = set()
 
 
 @dataclass
@@ -73,6 +76,9 @@ class VllmDriver:
         self._thread = threading.Thread(target=self._run, name="reweigh-engine", daemon=True)
         self._thread.start()
         self._ready.result()
+        _open_drivers.add(self)
+        # A thread inside vLLM when the interpreter goes down would end the process with a crash.
+        atexit.register(self.close)
 
     # Called from any thread
 
@@ -108,6 +114,7 @@ class VllmDriver:
 
     def close(self) -> None:
         """End the engine; groups under way fail with EngineError. Idempotent."""
+        atexit.unregister(self.close)
         self._inbox.put(None)
         self._thread.join()
 
@@ -160,9 +167,17 @@ class VllmDriver:
         return engine
 
     def _stop(self) -> None:
-        # Not vLLM's whole clean-up: its process group is shared with any other engine of this process.
-        self.engine.engine_core.shutdown()
-        self.engine = None
+        """Give the engine's memory back. vLLM's own shutdown ends the process group, which all engines of a process share."""
+        client, self.engine = self.engine.engine_core, None
+        _open_drivers.discard(self)
+        if _open_drivers:
+            client._finalizer.detach()
+            client.engine_core.model_executor.shutdown()
+            client.engine_core.scheduler.shutdown()
+            gc.unfreeze()  # vLLM hides its objects from the collector at the start
+        else:
+            client.shutdown()
+        del client
         gc.collect()
 
     def _take_in(self) -> bool:
