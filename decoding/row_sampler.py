@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 # Candidates drawn on the device before the host looks at any of them: a first token and the one tested after it. Where
 # every row's mask is the whole truth the first is enough.
 PREFETCH = 2
+AHEAD = 16
+NO_NUMBERS = np.empty((0, PREFETCH))
 # Far above any logit: the argmax of the row whatever else stands in it, and finite, so that no softmax turns NaN.
 FORCED = 1e30
 # Groups whose compiled constraint is at hand without a look-up by its text.
@@ -60,6 +62,7 @@ class Row:
     kept     the tokens vLLM has kept since the row was added: a live view, read afresh at each step
     past     tokens generated before that (a fork's history)
     state    the constraint after the first `known` generated tokens
+    numbers  float64 [AHEAD, PREFETCH]: the uniforms of positions numbers_from, numbers_from + 1, ...
     """
 
     member: Member
@@ -69,6 +72,8 @@ class Row:
     state: ConstraintState | None
     known: int = 0
     error: ReweighError | None = None
+    numbers: np.ndarray = field(default_factory=lambda: NO_NUMBERS)
+    numbers_from: int = 0
 
 
 class RowSampler:
@@ -139,11 +144,8 @@ class RowSampler:
         positions = [self._catch_up(row) for row in rows]
         masks, masked = self._bitmasks(rows, positions)
         prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
-        members = [row.member for row in rows]
-        seeds = np.array([member.seed for member in members], dtype=np.uint64)
-        particles = np.array([member.particle for member in members])
-        numbers = uniforms(seeds, particles, np.array(positions), 0, prefetch)
-        temperatures = np.array([member.temperature for member in members])
+        numbers = self._uniforms(rows, positions)[:, :prefetch]
+        temperatures = np.array([row.member.temperature for row in rows])
         step = StepRows(mine, temperatures, masks, numbers, self._workspace)
         chosen = np.empty(len(rows), dtype=np.int64)
         for n, (row, position) in enumerate(zip(rows, positions, strict=True)):
@@ -156,6 +158,28 @@ class RowSampler:
         if broken:
             logits[broken] = 0.0
         logits[lines, torch.from_numpy(chosen).to(logits.device)] = FORCED
+
+    @staticmethod
+    def _uniforms(rows: Sequence[Row], positions: Sequence[int]) -> np.ndarray:
+        """The first PREFETCH uniforms of every row at its position; made for AHEAD positions at once, a call costs the same.
+
+        returns  float64 [N, PREFETCH]
+        """
+        stale = [
+            (row, position)
+            for row, position in zip(rows, positions, strict=True)
+            if not row.numbers_from <= position < row.numbers_from + len(row.numbers)
+        ]
+        if stale:
+            seeds = np.array([row.member.seed for row, _ in stale], dtype=np.uint64).repeat(AHEAD)
+            particles = np.array([row.member.particle for row, _ in stale]).repeat(AHEAD)
+            ahead = (np.array([position for _, position in stale])[:, None] + np.arange(AHEAD)).ravel()
+            fresh = uniforms(seeds, particles, ahead, 0, PREFETCH).reshape(len(stale), AHEAD, PREFETCH)
+            for (row, position), numbers in zip(stale, fresh, strict=True):
+                row.numbers, row.numbers_from = numbers, position
+        return np.array(
+            [row.numbers[position - row.numbers_from] for row, position in zip(rows, positions, strict=True)]
+        )
 
     def _catch_up(self, row: Row) -> int:
         """Advance the row's constraint over the tokens vLLM has kept since the last step; returns how many there are in all."""

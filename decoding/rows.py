@@ -7,6 +7,7 @@ Only the first K candidates of each row and their masses reach the host; a row t
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,39 +84,45 @@ class StepRows:
             words = torch.from_numpy(np.ascontiguousarray(bitmasks))
             masses[:, :size] *= unpack_bits(words, size, device)
             self._sums = self._chunks.sum(-1).double()
-        self._draw(torch.from_numpy(uniforms).to(device))
+        # One text for both libraries: numpy where the memory is the host's (a fifth of the overhead a call), torch elsewhere.
+        on_host = device.type == "cpu"
+        self._draw(
+            np if on_host else torch,
+            self._sums.numpy() if on_host else self._sums,
+            self._chunks.numpy() if on_host else self._chunks,
+            uniforms if on_host else torch.from_numpy(uniforms).to(device),
+        )
 
-    def _draw(self, uniforms: torch.Tensor) -> None:
-        """Draw K tokens a row without replacement; keep their masses and the mass that remained before each draw."""
-        rows = torch.arange(len(uniforms), device=uniforms.device)
+    def _draw(self, xp: Any, sums: Any, chunks: Any, uniforms: Any) -> None:
+        """Draw K tokens a row without replacement; keep their masses and the mass that remained before each draw.
+
+        xp      numpy or torch, and the arrays are its own
+        sums    float64 [N, C], chunks float32 [N, C, CHUNK]; both are left without what is drawn
+        """
+        rows = xp.arange(len(uniforms))
         tokens, masses, totals = [], [], []
         for k in range(uniforms.shape[1]):
-            cdf = self._sums.cumsum(1)
-            total = cdf[:, -1:].contiguous()
-            target = uniforms[:, k : k + 1] * total
-            chunk = torch.searchsorted(cdf, target, right=True)
-            # Rounding can push the target past the end: fall back to the last chunk of positive mass.
-            chunk = torch.minimum(chunk, torch.searchsorted(cdf, total)).clamp_(max=cdf.shape[1] - 1)
-            below = cdf.gather(1, chunk) - self._sums.gather(1, chunk)
-            members = self._chunks[rows, chunk[:, 0]]
-            inner = members.double().cumsum(1)
-            place = torch.searchsorted(inner, target - below, right=True)
-            place = torch.minimum(place, torch.searchsorted(inner, inner[:, -1:].contiguous())).clamp_(max=CHUNK - 1)
-            mass = members.gather(1, place)
-            members = members.scatter(1, place, 0.0)
+            cdf = sums.cumsum(1)
+            total = cdf[:, -1]
+            target = uniforms[:, k] * total
+            chunk = _first_above(xp, cdf, target)
+            below = cdf[rows, chunk] - sums[rows, chunk]
+            members = chunks[rows, chunk]
+            place = _first_above(xp, members.cumsum(1, dtype=xp.float64), target - below)
+            masses.append(members[rows, place])
+            members[rows, place] = 0.0
             # The chunk is summed again from what remains: subtracting would leave rounding where nothing remains.
-            self._chunks[rows, chunk[:, 0]] = members
-            self._sums.scatter_(1, chunk, members.sum(1, keepdim=True, dtype=torch.float64))
+            chunks[rows, chunk] = members
+            sums[rows, chunk] = members.sum(1, dtype=xp.float64)
             tokens.append(chunk * CHUNK + place)
-            masses.append(mass)
             totals.append(total)
-        totals.append(self._sums.sum(1, keepdim=True))
-        self.tokens = torch.cat(tokens, 1).cpu().numpy()
-        self.drawn = torch.cat(masses, 1).double().cpu().numpy()
+        totals.append(sums.sum(1))
+        self.tokens = _host(xp.stack(tokens, 1))
+        self.drawn = _host(xp.stack(masses, 1)).astype(np.float64)
         self.log_scales = self._log_scales.cpu().numpy()
         with np.errstate(divide="ignore", invalid="ignore"):
             self.log_drawn = np.log(self.drawn) + self.log_scales[:, None]
-            self.log_totals = np.log(torch.cat(totals, 1).cpu().numpy()) + self.log_scales[:, None]
+            self.log_totals = np.log(_host(xp.stack(totals, 1))) + self.log_scales[:, None]
 
     def row(self, n: int, stream: Stream) -> PrefetchedRow:
         return PrefetchedRow(self, n, stream)
@@ -189,6 +196,19 @@ class PrefetchedRow:
         if self._host is None:
             self._host = self._rows.host_row(self._n, self._consumed, self._stream)
         return self._host
+
+
+def _first_above(xp: Any, cdf: Any, points: Any) -> Any:
+    """The first index of each row whose cdf is above its point; where rounding lifts a point past the end, the last of any mass.
+
+    cdf      float64 [N, C], non-decreasing; points float64 [N]
+    returns  int64 [N]
+    """
+    return xp.minimum((cdf <= points[:, None]).sum(1), (cdf < cdf[:, -1:]).sum(1))
+
+
+def _host(array: Any) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else array.cpu().numpy()
 
 
 def unpack_bits(words: torch.Tensor, size: int, device: torch.device) -> torch.Tensor:
