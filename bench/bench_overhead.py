@@ -38,10 +38,14 @@ def main() -> None:
     engine = Engine(max_num_seqs=32)
     model = engine._driver.config.model_config.model
     plain = plain_vllm(model, max_num_seqs=32)
-    structured = {} if options.skip_structured else {
-        backend: plain_vllm(model, max_num_seqs=32, structured_outputs_config={"backend": backend})
-        for backend in ("xgrammar", "guidance")
-    }
+    structured = (
+        {}
+        if options.skip_structured
+        else {
+            backend: plain_vllm(model, max_num_seqs=32, structured_outputs_config={"backend": backend})
+            for backend in ("xgrammar", "guidance")
+        }
+    )
     stats: dict[str, Any] = {}
     for rows in options.rows:
         arms = _arms(engine, plain, structured, rows, options.tokens, stats)

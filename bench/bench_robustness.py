@@ -12,6 +12,7 @@ import gc
 import random
 import re
 import time
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -59,9 +60,9 @@ def valid(text: str, options: dict[str, Any]) -> bool:
     return text in options["choice"] if "choice" in options else text.isdigit()
 
 
-async def storm(engine: Any, count: int, at_once: int, abort_share: float) -> dict[str, Any]:
-    """Run `count` requests, `at_once` side by side, and cancel a share of them in flight."""
-    rng = random.Random(0)
+async def storm(engine: Any, count: int, at_once: int, abort_share: float, first: int = 0) -> dict[str, Any]:
+    """Run requests first .. first + count - 1, `at_once` side by side, and cancel a share of them in flight."""
+    rng = random.Random(first)
     gate = asyncio.Semaphore(at_once)
     outcome = {"done": 0, "aborted": 0, "dead": 0, "wrong": 0, "particles": 0}
     results: dict[int, Any] = {}
@@ -87,7 +88,7 @@ async def storm(engine: Any, count: int, at_once: int, abort_share: float) -> di
             if k % 50 == 0:
                 results[k] = (prompt, options, result)
 
-    await asyncio.gather(*(one(k, order(k, rng), rng.random() < abort_share) for k in range(count)))
+    await asyncio.gather(*(one(k, order(k, rng), rng.random() < abort_share) for k in range(first, first + count)))
     outcome["results"] = results
     return outcome
 
@@ -102,13 +103,15 @@ def main() -> None:
     settings = {"dtype": "float32", "max_num_seqs": 32, "max_model_len": 256}
     small = Engine(num_gpu_blocks_override=options.blocks, max_num_batched_tokens=256, **settings)
     scheduler = small._driver.scheduler
-    asyncio.run(storm(small, 200, 16, 0.2))
-    gc.collect()
-    before, start = resident_mib(), time.perf_counter()
-    outcome = asyncio.run(storm(small, options.requests, 16, 0.2))
+    start, resident, outcome = time.perf_counter(), [], Counter[str]()
+    kept: dict[int, Any] = {}
+    for quarter in range(4):
+        part = asyncio.run(storm(small, options.requests // 4, 16, 0.2, quarter * (options.requests // 4)))
+        kept |= part.pop("results")
+        outcome.update(part)
+        gc.collect()
+        resident.append(resident_mib())
     wall = time.perf_counter() - start
-    gc.collect()
-    grown = resident_mib() - before
     # One more step lets vLLM take note of the last aborts.
     small.generate(PROMPT, regex=PATTERN, particles=1, max_tokens=12, seed=1)
     pool = scheduler.kv_cache_manager.block_pool
@@ -119,14 +122,15 @@ def main() -> None:
     small.close()
     roomy = Engine(**settings)
     differing = 0
-    for prompt, asked, result in outcome.pop("results").values():
+    for prompt, asked, result in kept.values():
         (again,) = roomy.generate([prompt], **asked)
         differing += again.texts != result.texts
         if again.texts != result.texts:
             say(f"differs: {asked} {result.texts} {again.texts}")
     roomy.close()
     results = {
-        **outcome, "wall_s": wall, "blocks_missing": missing, "left_behind": left, "memory_grown_mib": grown,
+        **outcome, "wall_s": wall, "blocks_missing": missing, "left_behind": left,
+        "resident_mib_by_quarter": resident, "compared": len(kept),
         "forks": forks, "preemptions": preempted, "differing_from_roomy": differing,
     }  # fmt: skip
     report("robustness", {"requests": options.requests, "blocks": options.blocks}, results)
