@@ -95,19 +95,19 @@ def test_enumeration_gives_the_mass_of_every_text_scored_alone(
 
 
 def test_awrs_smc_has_the_exact_z_and_the_mass_of_texts(engine: Engine, exact: Exact) -> None:
-    """The standard error of Z is about 7 %: an error of 40 % is caught."""
-    results = draw(engine, "awrs", runs=100, particles=5, ess_threshold=0.5)
-    assert sum(result.stats.resamplings for result in results) >= 50
+    """The standard error of Z is about 8 %: an error of 45 % is caught."""
+    results = draw(engine, "awrs", runs=80, particles=5, ess_threshold=0.5)
+    assert sum(result.stats.resamplings for result in results) >= 40
     assert wrong(results, exact) == []
 
 
 def test_masked_importance_sampling_has_the_exact_z_and_the_mass_of_texts(engine: Engine, exact: Exact) -> None:
-    assert wrong(draw(engine, "masked", runs=60, particles=5, ess_threshold=0.0), exact) == []
+    assert wrong(draw(engine, "masked", runs=40, particles=5, ess_threshold=0.0), exact) == []
 
 
 def test_token_masking_without_weights_fails_the_same_check(engine: Engine, exact: Exact) -> None:
     """The planted bias: weights forgotten. Its texts are wrong even where it is handed the exact Z."""
     assert distance(exact.masking, exact.posterior) > 0.5
-    results = draw(engine, "lcd", runs=40, particles=5, ess_threshold=0.0)
+    results = draw(engine, "lcd", runs=30, particles=5, ess_threshold=0.0)
     assert "all" in wrong(results, exact)
     assert "1." in wrong(results, exact, exact.z)
