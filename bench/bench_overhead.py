@@ -27,7 +27,7 @@ def anything(text: str, complete: bool) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rows", type=int, nargs="*", default=[1, 8, 32], help="none: forks alone")
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--skip-structured", action="store_true", help="leave vLLM's own structured outputs out")
@@ -37,10 +37,10 @@ def main() -> None:
 
     engine = Engine(max_num_seqs=32)
     model = engine._driver.config.model_config.model
-    plain = plain_vllm(model, max_num_seqs=32)
+    plain = plain_vllm(model, max_num_seqs=32) if options.rows else None
     structured = (
         {}
-        if options.skip_structured
+        if options.skip_structured or not options.rows
         else {
             backend: plain_vllm(model, max_num_seqs=32, structured_outputs_config={"backend": backend})
             for backend in ("xgrammar", "guidance")

@@ -48,7 +48,7 @@ def measure(size: int, sampler: str, steps: int) -> dict[str, Any]:
     vocabulary = words(size)
     rows = RowSampler(vocabulary)
     kept: list[list[int]] = [[] for _ in range(ROWS)]
-    constraint = {"regex": "([a-m]|[n-z][a-z])[a-z]*"}
+    constraint = '{"regex": "([a-m]|[n-z][a-z])[a-z]*"}'
     held = [
         rows.add(Member("g", k, ROWS, constraint, sampler, 1.0, 3, 10**6, truncate=True), [], lambda k=k: kept[k])
         for k in range(ROWS)

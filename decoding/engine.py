@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 import os
 import secrets
@@ -12,6 +13,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -23,7 +25,7 @@ from tqdm import tqdm
 from decoding.embedded_model import embedded_model_path
 from decoding.member import Member
 from decoding.request import Request, Result, Stats, Usage, texts_of
-from decoding.vllm_driver import Ticket, VllmDriver
+from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
 from grammars import errors
 from grammars.errors import DeadEnd, EngineError, ReweighError
@@ -67,7 +69,8 @@ class Engine:
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Any) -> None:
         path = str(embedded_model_path() if model is None else _existing(model))
-        self._driver = VllmDriver({"model": path, **engine_defaults(), **engine_args})
+        with vllm_environment():
+            self._driver = VllmDriver({"model": path, **engine_defaults(), **engine_args})
         config = self._driver.config
         self.model: str = "smollm2-135m-instruct" if model is None else str(model)
         self.vocabulary: Vocabulary = vocabulary_of(config)
@@ -120,10 +123,12 @@ class Engine:
         progress        show a bar; None: for many prompts on a terminal
         timeout_s       seconds for the whole call
 
-        returns a Result, or a list of them in the prompts' order. For a single prompt an error is raised; in a list it stands
-        in that result's `error`, and the others are unharmed.
+        returns a Result, or a list of them in the prompts' order. What can be checked before sampling is, and raises for the
+        whole call; an error found while sampling is raised for a single prompt, and in a list it stands in that result's
+        `error`, the others unharmed.
         Raises RequestError, GrammarError (Unsatisfiable), PredicateError, DeadEnd, EngineError, TimeoutError.
         """
+        _check_timeout(timeout_s)
         requests, single = self._requests(prompts, messages, options)
         tickets = [self._ticket(request) for request in requests]
         show = progress if progress is not None else len(tickets) > 8 and os.isatty(2)
@@ -152,14 +157,16 @@ class Engine:
         **options: Any,
     ) -> Result | list[Result]:
         """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows."""
+        _check_timeout(timeout_s)
         requests, single = await asyncio.to_thread(self._requests, prompts, messages, options)
         tickets = [self._ticket(request) for request in requests]
         try:
             for ticket in tickets:
                 self._driver.submit(ticket)
-            async with asyncio.timeout(timeout_s):
-                futures = [asyncio.wrap_future(ticket.done) for ticket in tickets]
-                await asyncio.wait(futures)
+            futures = [asyncio.wrap_future(ticket.done) for ticket in tickets]
+            _, late = await asyncio.wait(futures, timeout=timeout_s) if futures else (set(), set())
+            if late:
+                raise _too_late(timeout_s)
         except BaseException:
             for ticket in tickets:
                 self._driver.abort(ticket)
@@ -182,13 +189,16 @@ class Engine:
         request, ticket = self._streamed(prompt, messages, options, events.put)
         ticket.done.add_done_callback(lambda _: events.put(None))
         self._driver.submit(ticket)
-        try:
-            while (chunk := events.get()) is not None:
-                yield chunk
-            yield self._last_chunk(request, ticket)
-        finally:
-            if not ticket.done.done():
+
+        def chunks() -> Iterator[Chunk]:
+            try:
+                while (chunk := events.get()) is not None:
+                    yield chunk
+                yield self._last_chunk(request, ticket)
+            finally:
                 self._driver.abort(ticket)
+
+        return chunks()
 
     async def astream(
         self, prompt: Prompt | None = None, *, messages: Messages | None = None, **options: Any
@@ -198,18 +208,22 @@ class Engine:
         events: asyncio.Queue[Chunk | None] = asyncio.Queue()
 
         def put(chunk: Chunk | None) -> None:
+            # On a closed loop this raises, which tells the driver that nobody listens any more.
             loop.call_soon_threadsafe(events.put_nowait, chunk)
 
+        def end(_: Future[dict[str, Any]]) -> None:
+            with suppress(RuntimeError):
+                put(None)
+
         request, ticket = await asyncio.to_thread(self._streamed, prompt, messages, options, put)
-        ticket.done.add_done_callback(lambda _: put(None))
+        ticket.done.add_done_callback(end)
         self._driver.submit(ticket)
         try:
             while (chunk := await events.get()) is not None:
                 yield chunk
             yield self._last_chunk(request, ticket)
         finally:
-            if not ticket.done.done():
-                self._driver.abort(ticket)
+            self._driver.abort(ticket)
 
     # From arguments to requests
 
@@ -230,17 +244,18 @@ class Engine:
         seed = options.pop("seed", None)
         if seed is None:
             seed = secrets.randbits(63)
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
             raise BadRequest(f"seed={seed!r} must be a whole number from 0 to 2**64 - 1, or None")
         settings = _settings(options)
-        checked: set[int] = set()
+        specs: dict[int, str] = {}
         requests = []
         for index, (prompt, language) in enumerate(zip(given, languages, strict=True)):
-            request = Request(prompt=prompt, constraint=language, seed=derive_seed(seed, index), **settings)
-            self._check(request, f"prompts[{index}]" if not single else "prompt")
-            if language is not None and id(language) not in checked:
+            if language is not None and id(language) not in specs:
+                specs[id(language)] = json.dumps(language.spec)
                 compile_cached(language, self.vocabulary).start()
-                checked.add(id(language))
+            spec = None if language is None else specs[id(language)]
+            request = Request(prompt, language, spec, seed=derive_seed(int(seed), index), **settings)
+            self._check(request, f"prompts[{index}]" if not single else "prompt")
             requests.append(request)
         return requests, single
 
@@ -252,9 +267,11 @@ class Engine:
                 raise BadRequest("messages is empty: give at least one message")
             single = isinstance(messages[0], Mapping)
             return [self._chat(one) for one in ([messages] if single else messages)], single
+        if isinstance(prompts, np.ndarray):
+            prompts = prompts.tolist()
         if isinstance(prompts, str):
             return [self._tokens(prompts, "prompt")], True
-        if not isinstance(prompts, Sequence):
+        if isinstance(prompts, bytes) or not isinstance(prompts, Sequence):
             raise BadRequest(f"prompts is {type(prompts).__name__}: a text, token ids, or a list of these was wanted")
         if len(prompts) and all(isinstance(token, int | np.integer) for token in prompts):
             return [self._tokens(prompts, "prompt")], True
@@ -262,26 +279,40 @@ class Engine:
 
     def _tokens(self, prompt: Any, place: str) -> tuple[int, ...]:
         if isinstance(prompt, str):
-            tokens = self.tokenizer(prompt)["input_ids"]
-        else:
+            tokens = self._encode(prompt, place)
+        elif isinstance(prompt, Sequence | np.ndarray) and all(isinstance(token, int | np.integer) for token in prompt):
             tokens = [int(token) for token in prompt]
             wrong = [token for token in tokens if not 0 <= token < self.vocabulary.size]
             if wrong:
                 raise BadRequest(
                     f"{place} has token id {wrong[0]}, but the vocabulary's ids are 0..{self.vocabulary.size - 1}"
                 )
+        else:
+            raise BadRequest(f"{place} is {prompt!r:.80}: a text or a list of token ids was wanted")
         if not tokens:
             raise BadRequest(f"{place} is empty: a model needs at least one token to go on from")
         return tuple(tokens)
 
+    def _encode(self, text: str, place: str, **options: Any) -> list[int]:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadRequest(
+                f"{place} has half a character at position {error.start}: it cannot be written as UTF-8"
+            ) from None
+        tokens: list[int] = self.tokenizer(text, **options)["input_ids"]
+        return tokens
+
     def _chat(self, messages: Messages) -> tuple[int, ...]:
         if not getattr(self.tokenizer, "chat_template", None):
             raise BadRequest(f"model {self.model!r} has no chat template: use prompts instead of messages")
+        turns = []
         for k, message in enumerate(messages):
             if not isinstance(message, Mapping) or not {"role", "content"} <= message.keys():
-                raise BadRequest(f"messages[{k}] is {message!r}: a mapping with 'role' and 'content' was wanted")
-        text = self.tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+                raise BadRequest(f"messages[{k}] is {message!r:.80}: a mapping with 'role' and 'content' was wanted")
+            turns.append({**message, "content": _text_of(message["content"], f"messages[{k}].content")})
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return tuple(self._encode(text, "messages", add_special_tokens=False))
 
     def _check(self, request: Request, place: str) -> None:
         room = self.max_model_len - len(request.prompt)
@@ -295,12 +326,14 @@ class Engine:
                 f"particles={request.particles} is above the engine's max_num_seqs={self.max_particles}: "
                 "they run side by side; make the engine with a larger max_num_seqs"
             )
-        _members(request, "check")[0].check()
+        _member(request, "", 0).check()
 
     # From requests to results
 
     def _ticket(self, request: Request, stream: bool = False) -> Ticket:
-        return Ticket(_members(request, uuid.uuid4().hex, stream), list(request.prompt))
+        group = uuid.uuid4().hex
+        members = [_member(request, group, particle, stream) for particle in range(request.particles)]
+        return Ticket(members, list(request.prompt))
 
     def _streamed(
         self, prompt: Any, messages: Any, options: dict[str, Any], put: Callable[[Chunk], None]
@@ -333,9 +366,7 @@ class Engine:
         try:
             summary = _wait(ticket.done, remaining)
         except FutureTimeout:
-            raise TimeoutError(
-                f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles"
-            ) from None
+            raise _too_late(timeout_s) from None
         except CancelledError:
             raise EngineError("the request was aborted before it was done") from None
         return self._result(request, summary)
@@ -387,25 +418,22 @@ def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -
     return None
 
 
-def _members(request: Request, group: str, stream: bool = False) -> list[Member]:
-    return [
-        Member(
-            group=group,
-            particle=particle,
-            num_particles=request.particles,
-            constraint=None if request.constraint is None else request.constraint.spec,
-            sampler=request.sampler,
-            temperature=request.temperature,
-            seed=request.seed,
-            max_tokens=request.max_tokens,
-            truncate=request.truncate,
-            ess_threshold=request.ess_threshold,
-            resampling=request.resampling,
-            resample_every=request.resample_every,
-            stream=stream,
-        )
-        for particle in range(request.particles)
-    ]
+def _member(request: Request, group: str, particle: int, stream: bool = False) -> Member:
+    return Member(
+        group=group,
+        particle=particle,
+        num_particles=request.particles,
+        constraint=request.spec,
+        sampler=request.sampler,
+        temperature=request.temperature,
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        truncate=request.truncate,
+        ess_threshold=request.ess_threshold,
+        resampling=request.resampling,
+        resample_every=request.resample_every,
+        stream=stream,
+    )
 
 
 _CONSTRAINTS = ("regex", "json_schema", "lark", "choice", "predicate", "constraint")
@@ -434,9 +462,38 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
     for name, value in (("particles", particles), ("max_tokens", max_tokens)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
             raise BadRequest(f"{name}={value!r}: a whole number of at least 1 was wanted")
+    if not isinstance(settings["sampler"], str | Mapping):
+        raise BadRequest(f'sampler={settings["sampler"]!r}: a name was wanted, or a dict with "name" and options')
+    for name in ("temperature", "ess_threshold"):
+        if isinstance(settings[name], np.floating | np.integer):
+            settings[name] = float(settings[name])
+    settings["particles"], settings["max_tokens"] = int(particles), int(max_tokens)
     if not isinstance(settings["truncate"], bool):
         raise BadRequest(f"truncate={settings['truncate']!r}: True or False was wanted")
     return settings
+
+
+def _text_of(content: Any, place: str) -> str:
+    """A message's content as text: a text, or OpenAI's list of text parts."""
+    if isinstance(content, str):
+        return content
+    if isinstance(content, list) and all(
+        isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+        for part in content
+    ):
+        return "".join(part["text"] for part in content)
+    raise BadRequest(f"{place} is {content!r:.80}: a text, or a list of parts of type 'text', was wanted")
+
+
+def _check_timeout(timeout_s: Any) -> None:
+    if timeout_s is not None and (
+        isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not timeout_s > 0
+    ):
+        raise BadRequest(f"timeout_s={timeout_s!r}: seconds above 0 were wanted, or None")
+
+
+def _too_late(timeout_s: float | None) -> TimeoutError:
+    return TimeoutError(f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles")
 
 
 def _wait(done: Future[dict[str, Any]], remaining: float | None) -> dict[str, Any]:

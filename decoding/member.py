@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from grammars.errors import RequestError
@@ -12,13 +12,15 @@ from samplers.smc import SMC
 from samplers.token_samplers import token_sampler
 
 KEY = "reweigh"
+# Logits divided by less leave the range of float32.
+LEAST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
 class Member:
     """Particle `particle` of the `num_particles` that make up `group`.
 
-    constraint     the language's spec, or None for no constraint
+    constraint     the language's spec as JSON text, or None for no constraint: a text is copied and compared for nothing
     sampler        name or options of a token sampler
     temperature    p is softmax(logits / temperature); temperature > 0
     max_tokens     tokens of the text, its EOS included
@@ -31,7 +33,7 @@ class Member:
     group: str
     particle: int
     num_particles: int
-    constraint: dict[str, Any] | None
+    constraint: str | None
     sampler: str | dict[str, Any]
     temperature: float
     seed: int
@@ -45,7 +47,7 @@ class Member:
     parent: int | None = None
 
     def extra_args(self) -> dict[str, Any]:
-        return {KEY: asdict(self)}
+        return {KEY: {name: getattr(self, name) for name in self.__dataclass_fields__}}
 
     def forked(self, history: int, parent: int) -> Member:
         return replace(self, history=history, parent=parent)
@@ -80,10 +82,13 @@ class Member:
 
     def check(self) -> None:
         """Raise RequestError naming the field that is out of range."""
-        if not (isinstance(self.temperature, int | float) and math.isfinite(self.temperature) and self.temperature > 0):
+        temperature = self.temperature
+        if isinstance(temperature, bool) or not isinstance(temperature, int | float) or not math.isfinite(temperature):
+            raise RequestError(f"temperature={temperature!r}: a finite number was wanted")
+        if temperature < LEAST_TEMPERATURE:
             raise RequestError(
-                f"temperature={self.temperature!r}: a finite number above 0 was wanted; the target is p at that temperature, "
-                "so there is none at 0. For the most likely text take `best` of several particles"
+                f"temperature={temperature!r} is below {LEAST_TEMPERATURE}: the target is p at that temperature, and there is none "
+                "at 0. For the most likely text take `best` of several particles"
             )
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens={self.max_tokens}: at least 1 was wanted, the text's end included")

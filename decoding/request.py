@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from grammars.constraint import Language
-from grammars.errors import ReweighError
+from grammars.errors import ParseError, ReweighError
 from samplers.population import log_mean_exp, normalise
 from samplers.posterior import posterior
 
@@ -21,7 +21,7 @@ class Request:
     """One prompt, its constraint, and how to sample: everything that decides the result, the seed included.
 
     prompt        token ids
-    constraint    the language every finished text belongs to; None leaves p as it is
+    constraint    the language every finished text belongs to; None leaves p as it is. spec: the same as JSON text
     particles     N, run side by side in one batch
     sampler       auto, masked, awrs, lcd or a dict of options; see samplers.token_samplers
     ess_threshold resample when ESS < threshold * N; 0 is importance sampling
@@ -32,6 +32,7 @@ class Request:
 
     prompt: tuple[int, ...]
     constraint: Language | None
+    spec: str | None
     particles: int
     sampler: str | dict[str, Any]
     ess_threshold: float
@@ -133,19 +134,33 @@ class Result:
 
     @property
     def parsed(self) -> Any:
-        """`best` as the value it stands for: JSON as Python data (or the Pydantic object), otherwise the text."""
+        """`best` as the value it stands for: JSON as Python data (or the Pydantic object), otherwise the text.
+
+        Raises ParseError where it stands for none: cut at max_tokens, or refused by a model's own validator.
+        """
         return self._parse(self.best)
 
     @cached_property
     def values(self) -> list[Any]:
-        """Every text as the value it stands for; None for one that is dead or was cut at max_tokens."""
+        """Every text as the value it stands for; None for one that is dead or stands for none."""
         return [
-            self._parse(text) if reason == "stop" and weight > -math.inf else None
-            for text, reason, weight in zip(self.texts, self.finish_reasons, self.log_weights, strict=True)
+            None if weight == -math.inf else self._value(text)
+            for text, weight in zip(self.texts, self.log_weights, strict=True)
         ]
 
+    def _value(self, text: str) -> Any:
+        try:
+            return self._parse(text)
+        except ParseError:
+            return None
+
     def _parse(self, text: str) -> Any:
-        return text if self.constraint is None else self.constraint.parse(text)
+        if self.constraint is None:
+            return text
+        try:
+            return self.constraint.parse(text)
+        except ValueError as error:
+            raise ParseError(f"{text!r:.200} stands for no value: {error}") from error
 
     def raise_for_error(self) -> None:
         if self.error is not None:
@@ -159,7 +174,7 @@ class Result:
             "weights": self.weights.tolist(),
             "finish_reasons": self.finish_reasons,
             "best": None if self.error else self.best,
-            "parsed": None if self.error else jsonable(self.parsed),
+            "parsed": None if self.error else jsonable(self._value(self.best)),
             "posterior": {} if self.error else self.posterior(),
             "log_z": finite_or_none(self.log_z),
             "ess": self.ess,
@@ -176,8 +191,10 @@ def finite_or_none(value: float) -> float | None:
 
 
 def jsonable(value: Any) -> Any:
-    """A parsed value as JSON data: a Pydantic object as its fields, anything else as it is."""
-    return value.model_dump(mode="json") if hasattr(value, "model_dump") else value
+    """A parsed value as JSON data: models, dataclasses and enumerations as their fields and values."""
+    from pydantic_core import to_jsonable_python
+
+    return to_jsonable_python(value)
 
 
 def texts_of(tokens: Sequence[Sequence[int]], decode: Any) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from decoding.member import Member
 from decoding.rows import StepRows, Workspace, fold_eos
 from grammars.constraint import Constraint, ConstraintState
 from grammars.errors import EngineError, ReweighError
-from grammars.registry import compile_cached, language_from_spec
+from grammars.registry import compile_spec
 from grammars.vocabulary import Vocabulary
 from samplers.candidates import Candidates
 from samplers.randomness import Stream, uniforms
@@ -117,11 +116,11 @@ class RowSampler:
                 return _advanced(parent.state, tokens[parent.known :])
         return _advanced(self._constraint(member.group, member.constraint).start(), tokens)
 
-    def _constraint(self, group: str, spec: dict[str, Any]) -> Constraint:
+    def _constraint(self, group: str, spec: str) -> Constraint:
         """A group's compiled constraint: looked up by its text for the first particle, by the group for the others."""
         constraint = self._constraints.get(group)
         if constraint is None:
-            constraint = compile_cached(language_from_spec(spec), self.vocabulary)
+            constraint = compile_spec(spec, self.vocabulary)
             self._constraints[group] = constraint
             if len(self._constraints) > KEPT_CONSTRAINTS:
                 del self._constraints[next(iter(self._constraints))]

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import atexit
 import gc
+import logging
 import os
 import queue
 import threading
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,11 +25,18 @@ from decoding.vllm_check import require_vllm
 from grammars.errors import EngineError, ReweighError
 
 # In-process engine core (predicates are Python objects), and a CPU cache that leaves room for the rest of the machine.
-_ENVIRONMENT = {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "2", "VLLM_LOGGING_LEVEL": "ERROR"}
+_ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+    "VLLM_CPU_KVCACHE_SPACE": "2",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "TORCH_CPP_LOG_LEVEL": "ERROR",
+}
 # Groups handed to vLLM beyond those that fit its batch: enough to keep it full, few enough to keep its queue short.
 _AHEAD = 2
 
 _open_drivers: set[VllmDriver] = set()
+# vLLM's in-process engines share state of the process (forward context, oneDNN kernels): two must never run at once.
+_vllm = threading.RLock()
 
 
 @dataclass
@@ -58,6 +67,20 @@ class Ticket:
         return self.members[0].group
 
 
+@dataclass
+class Call:
+    """A function of the vLLM engine, to be run between two steps."""
+
+    function: Callable[[Any], Any]
+    result: Future[Any] = field(default_factory=Future)
+
+    def run(self, engine: Any) -> None:
+        try:
+            self.result.set_result(self.function(engine))
+        except Exception as error:
+            self.result.set_exception(error)
+
+
 class VllmDriver:
     """Runs a vLLM engine with reweigh's processor, scheduler and worker extension.
 
@@ -66,7 +89,8 @@ class VllmDriver:
 
     def __init__(self, engine_args: dict[str, Any]) -> None:
         self._args = engine_args
-        self._inbox: queue.SimpleQueue[Ticket | Callable[[], None] | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Ticket | Call | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()  # nothing is put in once the failure is set
         self._backlog: deque[Ticket] = deque()
         self._tickets: dict[str, Ticket] = {}
         self._where: dict[str, tuple[Ticket, int]] = {}
@@ -91,26 +115,19 @@ class VllmDriver:
         return self.engine.engine_core.engine_core.scheduler
 
     def submit(self, ticket: Ticket) -> None:
-        self._check_alive()
-        self._inbox.put(ticket)
+        """Hand a group over; its `done` resolves later."""
+        self._put(ticket)
 
     def abort(self, ticket: Ticket) -> None:
         """Drop a group: its rows and blocks are free after the step that is under way."""
-        self._inbox.put(lambda: self._abort(ticket))
+        with suppress(EngineError):  # an engine that has ended holds no rows
+            self._put(Call(lambda _: self._abort(ticket)))
 
     def call(self, function: Callable[[Any], Any]) -> Any:
         """Run a function of the vLLM engine in the driver's thread, between two steps, and return its result."""
-        self._check_alive()
-        result: Future[Any] = Future()
-
-        def run() -> None:
-            try:
-                result.set_result(function(self.engine))
-            except Exception as error:
-                result.set_exception(error)
-
-        self._inbox.put(run)
-        return result.result()
+        call = Call(function)
+        self._put(call)
+        return call.result.result()
 
     def close(self) -> None:
         """End the engine; groups under way fail with EngineError. Idempotent."""
@@ -118,35 +135,69 @@ class VllmDriver:
         self._inbox.put(None)
         self._thread.join()
 
-    def _check_alive(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+    def _put(self, item: Ticket | Call) -> None:
+        if threading.current_thread() is self._thread and isinstance(item, Ticket):
+            raise EngineError("a predicate or callback asked the engine that is waiting for it: use another engine")
+        with self._gate:
+            if self._failure is not None:
+                raise self._failure
+            self._inbox.put(item)
 
     # The driver's thread
 
     def _run(self) -> None:
         try:
-            self.engine = self._start()
+            with _vllm:
+                self.engine = self._start()
         except BaseException as error:
-            self._failure = EngineError(f"vLLM did not start: {type(error).__name__}: {error}")
-            self._ready.set_exception(error if isinstance(error, ReweighError) else _chained(self._failure, error))
+            self._failure = _chained(EngineError(f"vLLM did not start: {type(error).__name__}: {error}"), error)
+            self._ready.set_exception(error if isinstance(error, ReweighError) else self._failure)
             return
         self._ready.set_result(None)
+        failure = EngineError("the engine was closed; make a new one")
         try:
-            while self._take_in():
-                for output in self.engine.step():
-                    self._take_output(output)
-                self._report_steps()
-                self._feed()
-            self._failure = EngineError("the engine was closed; make a new one")
+            while (items := self._wait()) is not None:
+                with _vllm:
+                    self._turn(items)
         except BaseException as error:
-            self._failure = _chained(EngineError(f"vLLM failed while decoding: {type(error).__name__}: {error}"), error)
+            failure = _chained(EngineError(f"vLLM failed while decoding: {type(error).__name__}: {error}"), error)
         finally:
-            self._fail_all()
-            self._stop()
+            self._fail_all(failure)
+            with _vllm:
+                self._stop()
+
+    def _wait(self) -> list[Ticket | Call] | None:
+        """What was put in since the last turn; waits for something where there is nothing to do. None: close."""
+        idle = not self._tickets and not self._backlog and not self.engine.has_unfinished_requests()
+        items: list[Ticket | Call] = []
+        try:
+            while (item := self._inbox.get(block=idle and not items)) is not None:
+                items.append(item)
+        except queue.Empty:
+            return items
+        # Closing: what came in before goes back, to be failed with the rest.
+        for one in items:
+            self._inbox.put(one)
+        return None
+
+    def _turn(self, items: list[Ticket | Call]) -> None:
+        """Take items in and make one step."""
+        for item in items:
+            if isinstance(item, Ticket):
+                self._backlog.append(item)
+            else:
+                item.run(self.engine)
+        self._feed()
+        for output in self.engine.step():
+            self._take_output(output)
+        self._report_steps()
 
     def _start(self) -> Any:
         arguments = sound_engine_args(self._args)
+        if "VLLM_LOGGING_LEVEL" not in os.environ:
+            # Before vLLM has set its logging up, and beside it: notices at import that say nothing to a user.
+            logging.getLogger("vllm").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
         with vllm_environment():
             require_vllm()
             from vllm import EngineArgs
@@ -180,22 +231,6 @@ class VllmDriver:
         del client
         gc.collect()
 
-    def _take_in(self) -> bool:
-        """Take in what was submitted; waits while there is nothing to do. False: close."""
-        while True:
-            idle = not self._tickets and not self._backlog and not self.engine.has_unfinished_requests()
-            try:
-                item = self._inbox.get(block=idle)
-            except queue.Empty:
-                return True
-            if item is None:
-                return False
-            if isinstance(item, Ticket):
-                self._backlog.append(item)
-                self._feed()
-            else:
-                item()
-
     def _feed(self) -> None:
         """Hand groups to vLLM as it has room for them: its own queue stays short however many are submitted."""
         room = _AHEAD * self.scheduler.max_num_running_reqs
@@ -218,9 +253,9 @@ class VllmDriver:
                 ticket.ids.append(request_id)
                 self._where[f"{member.group}/{member.particle}"] = ticket, member.particle
         except Exception as error:
+            refused = EngineError(f"vLLM refused the request: {type(error).__name__}: {error}")
+            ticket.done.set_exception(error if isinstance(error, ReweighError) else _chained(refused, error))
             self._abort(ticket)
-            if not ticket.done.done():
-                ticket.done.set_exception(error)
 
     def _abort(self, ticket: Ticket) -> None:
         if ticket in self._backlog:
@@ -241,10 +276,10 @@ class VllmDriver:
         if ticket.started is None:
             ticket.started = time.perf_counter()
         if ticket.on_tokens is not None and tokens:
-            ticket.on_tokens(tokens)
+            self._tell(ticket, ticket.on_tokens, tokens)
         if output.kv_transfer_params and KEY in output.kv_transfer_params:
             ticket.summary = output.kv_transfer_params[KEY]
-        if output.finished:
+        if output.finished and ticket.group in self._tickets:
             ticket.finished.add(particle)
             del self._where[output.request_id]
             if len(ticket.finished) == len(ticket.members):
@@ -271,18 +306,29 @@ class VllmDriver:
             if run is not None and run.group.steps > ticket.steps_seen:
                 ticket.steps_seen = run.group.steps
                 assert ticket.on_step is not None
-                ticket.on_step(run.group.steps, len(run.group.live), run.group.population.ess)
+                self._tell(ticket, ticket.on_step, run.group.steps, len(run.group.live), run.group.population.ess)
 
-    def _fail_all(self) -> None:
-        assert self._failure is not None
-        waiting = [*self._tickets.values(), *self._backlog]
+    def _tell(self, ticket: Ticket, listener: Callable[..., None], *news: Any) -> None:
+        """Call a listener; one that fails (its event loop is closed, say) ends its own group, never the engine."""
+        try:
+            listener(*news)
+        except Exception as error:
+            gone = EngineError(f"the request's listener failed: {type(error).__name__}: {error}")
+            if not ticket.done.done():
+                ticket.done.set_exception(_chained(gone, error))
+            self._abort(ticket)
+
+    def _fail_all(self, failure: EngineError) -> None:
+        with self._gate:
+            self._failure = failure
+        waiting: list[Future[Any]] = [ticket.done for ticket in (*self._tickets.values(), *self._backlog)]
         while not self._inbox.empty():
             item = self._inbox.get()
-            if isinstance(item, Ticket):
-                waiting.append(item)
-        for ticket in waiting:
-            if not ticket.done.done():
-                ticket.done.set_exception(self._failure)
+            if item is not None:
+                waiting.append(item.done if isinstance(item, Ticket) else item.result)
+        for future in waiting:
+            if not future.done():
+                future.set_exception(failure)
 
 
 def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 from decoding.member import Member
 from decoding.row_sampler import Row, RowSampler
 from decoding.vllm_params import check_params
-from decoding.vllm_posts import publish
 from decoding.vllm_vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -28,7 +27,6 @@ class ReweighProcessor(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.rows: dict[int, Row] = {}
         self.sampler = RowSampler(vocabulary_of(vllm_config))
-        publish(self.sampler)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

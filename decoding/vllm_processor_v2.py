@@ -18,7 +18,6 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from decoding.member import Member
 from decoding.row_sampler import Row, RowSampler
 from decoding.vllm_params import check_params
-from decoding.vllm_posts import publish
 from decoding.vllm_vocabulary import vocabulary_of
 
 if TYPE_CHECKING:
@@ -42,7 +41,6 @@ class ReweighProcessorV2(LogitsProcessor):
         self.states = req_states
         self.slots: dict[int, Slot] = {}
         self.sampler = RowSampler(vocabulary_of(vllm_config))
-        publish(self.sampler)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

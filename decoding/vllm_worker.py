@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from decoding.vllm_posts import drain
+from decoding.row_sampler import RowSampler
+from grammars.errors import EngineError
 
 ATTRIBUTE = "reweigh_posts"
 
@@ -23,11 +24,11 @@ class WorkerExtension:
         runner = self.model_runner
         if getattr(runner, "_reweigh_installed", False):
             return True
-        original = runner.sample_tokens
+        original, sampler = runner.sample_tokens, row_sampler_of(runner)
 
         def sample_tokens(grammar_output: Any) -> Any:
             output = original(grammar_output)
-            posts = drain()
+            posts = sampler.take_posts()
             if posts:
                 # The V2 runner wraps its output until the copy from the device has ended.
                 setattr(getattr(output, "model_runner_output", output), ATTRIBUTE, posts)
@@ -36,3 +37,15 @@ class WorkerExtension:
         runner.sample_tokens = sample_tokens
         runner._reweigh_installed = True
         return True
+
+
+def row_sampler_of(runner: Any) -> RowSampler:
+    """The row sampler of a model runner's logits processor; the V1 runner keeps its processors with the batch."""
+    batch = getattr(runner, "input_batch", None)
+    processors = runner.sampler.logits_processors if batch is None else batch.logitsprocs.all
+    for processor in processors:
+        if isinstance(sampler := getattr(processor, "sampler", None), RowSampler):
+            return sampler
+    raise EngineError(
+        "the engine has no reweigh logits processor: pass logits_processors=[decoding.vllm_driver.processor_for(...)]"
+    )

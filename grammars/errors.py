@@ -21,6 +21,10 @@ class RequestError(ReweighError, ValueError):
     """A request that is malformed or asks for a mixture that would change the target."""
 
 
+class ParseError(ReweighError, ValueError):
+    """A text that stands for no value: it was cut at max_tokens, or a model's own validator refuses it."""
+
+
 class DeadEnd(ReweighError):
     """Every particle died: none of them could be continued or completed under the constraint."""
 

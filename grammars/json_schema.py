@@ -24,7 +24,10 @@ WHITESPACE: dict[str, dict[str, Any]] = {
 
 _PERSON = {
     "type": "object",
-    "properties": {"name": {"type": "string", "maxLength": 4}, "age": {"type": "integer", "minimum": 0, "maximum": 120}},
+    "properties": {
+        "name": {"type": "string", "maxLength": 4},
+        "age": {"type": "integer", "minimum": 0, "maximum": 120},
+    },
     "required": ["name"],
     "additionalProperties": False,
 }
@@ -146,7 +149,11 @@ class JsonSchema(Language):
         if unsatisfiable := re.match(r"Unsatisfiable schema: (.*)", reason, re.S):
             return Unsatisfiable(f"no JSON text satisfies the schema: {unsatisfiable[1]}; loosen it")
         if "regex" in reason:
-            places = [place for place, schema in _subschemas(self.schema) if "pattern" in schema or "patternProperties" in schema]
+            places = [
+                place
+                for place, schema in _subschemas(self.schema)
+                if "pattern" in schema or "patternProperties" in schema
+            ]
             return GrammarError(f"JSON Schema pattern at {_list(places)} is not supported: {' '.join(reason.split())}")
         return GrammarError(f"JSON Schema is not supported: {reason}")
 
@@ -174,7 +181,9 @@ def _schema_of(given: Any) -> tuple[Any, Callable[[str], Any]]:
             # A copy, as it will travel: what comes out of JSON is what the constraint means.
             return json.loads(json.dumps(dict(given), allow_nan=False)), json.loads
         except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(f"JSON Schema is not JSON data: {error}; use dicts, lists, texts and numbers only") from error
+            raise GrammarError(
+                f"JSON Schema is not JSON data: {error}; use dicts, lists, texts and numbers only"
+            ) from error
     if given is None or isinstance(given, list | tuple | int | float):
         raise GrammarError(f"JSON Schema must be an object or a type, not {given!r}")
     from pydantic import TypeAdapter
@@ -183,11 +192,19 @@ def _schema_of(given: Any) -> tuple[Any, Callable[[str], Any]]:
     try:
         if typing.is_typeddict(given):
             # Pydantic wants typing_extensions' TypedDict before Python 3.12. Its values are dicts, as json.loads makes them.
-            return TypeAdapter(_fields_of(given)).json_schema(), json.loads
+            return _closed(TypeAdapter(_fields_of(given)).json_schema()), json.loads
         adapter = TypeAdapter(given)
-        return adapter.json_schema(), adapter.validate_json
+        return _closed(adapter.json_schema()), adapter.validate_json
     except PydanticUserError as error:
         raise GrammarError(f"no JSON Schema can be made from {given!r}: {error.message}") from error
+
+
+def _closed(schema: dict[str, Any]) -> dict[str, Any]:
+    """A type's schema without members that the type does not list: it would drop them. Models with extra="allow" say so."""
+    for _, one in _subschemas(schema):
+        if one.get("type") == "object" and "properties" in one:
+            one.setdefault("additionalProperties", False)
+    return schema
 
 
 def _fields_of(typed_dict: Any) -> Any:
@@ -209,7 +226,9 @@ def _check(schema: Any) -> None:
     import jsonschema
 
     if isinstance(schema, dict) and "x-guidance" in schema:
-        raise GrammarError("JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace=")
+        raise GrammarError(
+            "JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace="
+        )
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
     except jsonschema.SchemaError as error:

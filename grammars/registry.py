@@ -145,13 +145,22 @@ def _is_annotation(value: Any) -> bool:
 
 def compile_cached(language: Language, vocabulary: Vocabulary) -> Constraint:
     """The compiled constraint, kept for the next request with the same spec and vocabulary: least recently used go first."""
-    key = (json.dumps(language.spec), vocabulary)
+    return _compiled(json.dumps(language.spec), vocabulary, lambda: language)
+
+
+def compile_spec(spec: str, vocabulary: Vocabulary) -> Constraint:
+    """The same for a spec as JSON text, as json.dumps writes it: only one that is not compiled yet is parsed."""
+    return _compiled(spec, vocabulary, lambda: language_from_spec(json.loads(spec)))
+
+
+def _compiled(spec: str, vocabulary: Vocabulary, language: Callable[[], Language]) -> Constraint:
+    key = (spec, vocabulary)
     with _COMPILED_LOCK:
         if key in _COMPILED:
             _COMPILED.move_to_end(key)
             return _COMPILED[key]
     # Outside the lock: two threads may compile the same constraint, and the later one is kept.
-    constraint = language.compile(vocabulary)
+    constraint = language().compile(vocabulary)
     with _COMPILED_LOCK:
         _COMPILED[key] = constraint
         while len(_COMPILED) > CACHED_CONSTRAINTS:

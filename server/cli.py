@@ -142,7 +142,6 @@ def _generate(options: argparse.Namespace) -> int:
     from grammars.registry import language_from_arguments
 
     language_from_arguments(**constraint)  # a malformed one is named before a model is loaded
-    _quiet()
     from decoding.engine import Engine
 
     asked: dict[str, Any] = {"messages": [{"role": "user", "content": prompt}]}
@@ -167,16 +166,6 @@ def _generate(options: argparse.Namespace) -> int:
             print(text)
         print(_summary(result), file=sys.stderr)
     return 0
-
-
-def _quiet() -> None:
-    """Keep what libraries write at start-up off the user's terminal; it is there again with VLLM_LOGGING_LEVEL=INFO."""
-    import os
-    import warnings
-
-    if "VLLM_LOGGING_LEVEL" not in os.environ:
-        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="vllm")
 
 
 def _room_for(particles: int) -> dict[str, Any]:
@@ -209,7 +198,6 @@ DEMO_PROMPT = (
 
 
 def _demo(options: argparse.Namespace) -> int:
-    _quiet()
     from decoding.engine import Engine
 
     print(f"prompt  {DEMO_PROMPT}\nschema  {json.dumps(DEMO_SCHEMA)}\n")
@@ -263,7 +251,7 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _json_or_file(given: str) -> Any:
-    text = given if given.lstrip().startswith(("{", "[", "true", "false")) else _read(given)
+    text = given if given.lstrip().startswith(("{", "[", '"', "true", "false", "null")) else _read(given)
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -275,6 +263,8 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except OSError as error:
         raise _UsageError(f"{path}: {error.strerror}; give a file that can be read") from error
+    except UnicodeDecodeError as error:
+        raise _UsageError(f"{path}: not UTF-8 at byte {error.start}; save it as UTF-8") from error
 
 
 if __name__ == "__main__":

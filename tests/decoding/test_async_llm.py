@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ async def group_over_async_llm(model: Path) -> list[Any]:
             return [output async for output in engine.generate(prompt, params, request_id)][-1]
 
         def member(group: str, particle: int, **changes: Any) -> Member:
-            asked = {**ASKED, "constraint": {"regex": REGEX}, **changes}
+            asked = {**ASKED, "constraint": json.dumps({"regex": REGEX}), **changes}
             return Member(group=group, particle=particle, num_particles=PARTICLES, **asked)
 
         long = {"constraint": None, "max_tokens": 400, "truncate": True}

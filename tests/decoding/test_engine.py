@@ -6,7 +6,9 @@ import asyncio
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import jsonschema
@@ -14,7 +16,16 @@ import numpy as np
 import pydantic
 import pytest
 
-from grammars.errors import DeadEnd, EngineError, GrammarError, PredicateError, RequestError, Unsatisfiable
+from decoding.member import KEY
+from grammars.errors import (
+    DeadEnd,
+    EngineError,
+    GrammarError,
+    ParseError,
+    PredicateError,
+    RequestError,
+    Unsatisfiable,
+)
 from grammars.predicate import Predicate
 from grammars.regex import Regex
 
@@ -83,7 +94,7 @@ def test_constraints_come_in_many_forms(engine: Engine, constraint: Any, kind: t
 
 def test_a_dataclass_is_a_schema(engine: Engine):
     result = engine.generate("A point: ", constraint=Point, particles=2, seed=3, max_tokens=24)
-    assert {"x", "y"} <= set(json.loads(result.best))  # JSON Schema objects are open
+    assert set(json.loads(result.best)) == {"x", "y"}  # a type's schema is closed, though JSON Schema objects are open
 
 
 def test_a_predicate_is_tested_and_a_conjunction_masks_first(engine: Engine):
@@ -208,6 +219,15 @@ def test_without_truncate_the_target_is_conditioned_on_the_length(engine: Engine
         ({"prompts": "word " * 600}, RequestError, "max_model_len"),
         ({"prompts": [99999999]}, RequestError, "99999999"),
         ({"prompts": 7}, RequestError, "prompts is int"),
+        ({"prompts": b"bytes"}, RequestError, "prompts is bytes"),
+        ({"prompts": [None]}, RequestError, "prompts[0] is None"),
+        ({"prompts": [1, "a"]}, RequestError, "prompts[0] is 1"),
+        ({"prompts": "half \ud800"}, RequestError, "position 5"),
+        ({"messages": [{"role": "user", "content": 3}]}, RequestError, "messages[0].content"),
+        ({"prompts": "a", "timeout_s": "x"}, RequestError, "timeout_s='x'"),
+        ({"prompts": "a", "temperature": True}, RequestError, "temperature=True"),
+        ({"prompts": "a", "temperature": 1e-300}, RequestError, "temperature=1e-300"),
+        ({"prompts": "a", "sampler": object()}, RequestError, "sampler="),
         ({"prompts": "a", "messages": [{"role": "user", "content": "a"}]}, RequestError, "not both"),
         ({"messages": [{"role": "user"}]}, RequestError, "messages[0]"),
         ({"prompts": "a", "particles": 0}, RequestError, "particles=0"),
@@ -307,6 +327,98 @@ def test_plain_requests_beside_groups_are_vllms_own(engine: Engine):
         return texts[0]
 
     assert run(beside=True) == run(beside=False)
+
+
+def test_a_stream_whose_event_loop_is_gone_ends_alone(engine: Engine):
+    """Abandoned in the middle, its loop closed under it: the engine goes on serving."""
+
+    async def abandoned() -> None:
+        chunks = engine.astream("Once", max_tokens=100, truncate=True)
+        await anext(chunks)
+        kept.append(chunks)  # not closed: the loop ends with the generator suspended
+
+    kept: list[Any] = []
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(abandoned())
+    loop.close()
+    assert engine.generate("Hello", particles=1, max_tokens=40, truncate=True).error is None
+    assert_nothing_left(engine)
+
+
+def test_two_engines_take_turns(engine: Engine, model_path: Path):
+    """vLLM's engines share state of the process: each finishes its requests although the other is at work."""
+    from decoding.engine import Engine as Second
+
+    def work(one: Engine) -> list[list[str]]:
+        return [one.generate("Say ", regex="[a-z]{2,6}", seed=k, particles=4, max_tokens=12).texts for k in range(4)]
+
+    alone = work(engine)
+    with (
+        Second(model_path, dtype="float32", max_num_seqs=32, max_model_len=512) as second,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        assert list(pool.map(work, (engine, second))) == [alone, alone]
+    with pytest.raises(EngineError, match="closed"):
+        second.generate("Hello")
+    assert work(engine) == alone
+
+
+def test_what_vllm_refuses_is_told(engine: Engine, monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: Any) -> None:
+        raise ValueError("vLLM says no")
+
+    monkeypatch.setattr(engine._driver.engine, "add_request", refuse)
+    with pytest.raises(EngineError, match="vLLM says no"):
+        engine.generate("Hello", max_tokens=4)
+    monkeypatch.undo()
+    assert engine.generate("Hello", particles=1, max_tokens=4, truncate=True).error is None
+
+
+def test_a_predicate_that_asks_its_own_engine_is_an_error_not_a_deadlock(engine: Engine):
+    with pytest.raises(PredicateError, match="another engine"):
+        engine.generate(
+            "a", predicate=lambda text, complete: text == "" or bool(engine.generate("b")), particles=1, max_tokens=3
+        )
+
+
+def test_a_text_that_stands_for_no_value_is_said_to(engine: Engine):
+    cut = engine.generate("A person: ", json_schema=PERSON, particles=2, max_tokens=3, truncate=True, seed=1)
+    with pytest.raises(ParseError):
+        _ = cut.parsed
+    assert cut.values == [None, None] and cut.as_dict()["parsed"] is None
+
+
+def test_every_kind_of_value_is_jsonable(engine: Engine):
+    for constraint in (Point, Pet, Literal["red", "green"]):
+        json.dumps(engine.generate("One: ", constraint=constraint, particles=2, seed=3, max_tokens=24).as_dict())
+
+
+def test_a_long_choice_travels_as_one_text(engine: Engine):
+    """Every particle's order holds the very same text, not a copy of 50,000 names."""
+    names = [f"name {k}" for k in range(50_000)]
+    requests, _ = engine._requests("I am ", None, {"choice": names, "particles": 16, "max_tokens": 12, "seed": 1})
+    members = engine._ticket(requests[0]).members
+    assert len(members) == 16 and len({id(member.extra_args()[KEY]["constraint"]) for member in members}) == 1
+    result = engine.generate("I am ", choice=names, particles=16, seed=1, max_tokens=12)
+    assert set(result.posterior()) <= set(names)
+
+
+def test_no_prompts_no_results(engine: Engine):
+    assert engine.generate([]) == [] and asyncio.run(engine.agenerate([])) == []
+
+
+def test_agenerate_says_what_was_too_late(engine: Engine):
+    with pytest.raises(TimeoutError, match=r"timeout_s=0\.2"):
+        asyncio.run(engine.agenerate(["Once"] * 8, particles=4, max_tokens=400, truncate=True, timeout_s=0.2))
+
+
+def test_numbers_and_token_ids_of_numpy_are_numbers(engine: Engine):
+    asked: dict[str, Any] = {"max_tokens": 4, "truncate": True}
+    plain = engine.generate([5, 6, 7], particles=2, seed=3, temperature=0.5, **asked)
+    numpy = engine.generate(
+        np.array([5, 6, 7]), particles=np.int64(2), seed=np.int64(3), temperature=np.float32(0.5), **asked
+    )
+    assert same(plain, numpy)
 
 
 def assert_nothing_left(engine: Engine) -> None:

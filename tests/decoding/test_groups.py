@@ -111,7 +111,7 @@ def test_a_token_for_another_place_is_caught():
 
 
 def test_a_member_survives_its_way_through_extra_args():
-    sent = member(constraint={"regex": "a+"}, sampler={"name": "awrs"}, resample_every=3, stream=True)
+    sent = member(constraint='{"regex": "a+"}', sampler={"name": "awrs"}, resample_every=3, stream=True)
 
     class Params:
         extra_args = sent.extra_args()

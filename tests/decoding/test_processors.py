@@ -30,7 +30,7 @@ PROMPT = [3, 4, 5]
 
 def member(particle: int, **changes: Any) -> Member:
     fields: dict[str, Any] = {
-        "group": "g", "num_particles": 3, "constraint": {"regex": "[a-m]{1,30}"}, "sampler": "awrs",
+        "group": "g", "num_particles": 3, "constraint": '{"regex": "[a-m]{1,30}"}', "sampler": "awrs",
         "temperature": 0.8, "seed": 11, "max_tokens": 12, "truncate": False,
     }  # fmt: skip
     return Member(particle=particle, **{**fields, **changes})
