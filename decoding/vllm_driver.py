@@ -194,10 +194,6 @@ class VllmDriver:
 
     def _start(self) -> Any:
         arguments = sound_engine_args(self._args)
-        if "VLLM_LOGGING_LEVEL" not in os.environ:
-            # Before vLLM has set its logging up, and beside it: notices at import that say nothing to a user.
-            logging.getLogger("vllm").setLevel(logging.ERROR)
-            warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
         with vllm_environment():
             require_vllm()
             from vllm import EngineArgs
@@ -372,6 +368,10 @@ def vllm_environment() -> Iterator[None]:
     """The environment vLLM is imported and started in: variables the user has set stay as they are, ours go afterwards."""
     added = [name for name in _ENVIRONMENT if name not in os.environ]
     os.environ.update({name: _ENVIRONMENT[name] for name in added})
+    if "VLLM_LOGGING_LEVEL" in added:
+        # Notices at import, before vLLM has set its logging up and beside it, that say nothing to a user.
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"vllm\.")
     try:
         yield
     finally:
