@@ -14,7 +14,7 @@ import torch
 
 from decoding.member import Member
 from decoding.rows import StepRows, Workspace, fold_eos
-from grammars.constraint import Constraint, ConstraintState
+from grammars.constraint import ConstraintState
 from grammars.errors import EngineError, ReweighError
 from grammars.registry import compile_spec
 from grammars.vocabulary import Vocabulary
@@ -32,8 +32,6 @@ AHEAD = 16
 NO_NUMBERS = np.empty((0, PREFETCH))
 # Far above any logit: the argmax of the row whatever else stands in it, and finite, so that no softmax turns NaN.
 FORCED = 1e30
-# Groups whose compiled constraint is at hand without a look-up by its text.
-KEPT_CONSTRAINTS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +82,7 @@ class RowSampler:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._rows: dict[tuple[str, int], Row] = {}
-        self._constraints: dict[str, Constraint] = {}
+        self._only_eos = vocabulary.bitmask([vocabulary.eos])
         self._workspace = Workspace()
         self.posts: dict[tuple[str, int], Post] = {}
 
@@ -114,17 +112,7 @@ class RowSampler:
             known = [*parent.past, *parent.kept()][: parent.known]
             if known == list(tokens[: parent.known]):
                 return _advanced(parent.state, tokens[parent.known :])
-        return _advanced(self._constraint(member.group, member.constraint).start(), tokens)
-
-    def _constraint(self, group: str, spec: str) -> Constraint:
-        """A group's compiled constraint: looked up by its text for the first particle, by the group for the others."""
-        constraint = self._constraints.get(group)
-        if constraint is None:
-            constraint = compile_spec(spec, self.vocabulary)
-            self._constraints[group] = constraint
-            if len(self._constraints) > KEPT_CONSTRAINTS:
-                del self._constraints[next(iter(self._constraints))]
-        return constraint
+        return _advanced(compile_spec(member.constraint, self.vocabulary).start(), tokens)
 
     def take_posts(self) -> dict[tuple[str, int], Post]:
         """Hand over what was posted since the last call."""
@@ -204,7 +192,7 @@ class RowSampler:
                 continue
             bits: np.ndarray | None = None
             if self._is_last(row, position):
-                bits = self._only_eos()
+                bits = self._only_eos
             elif row.state is not None and row.sampler.wants_mask:
                 try:
                     bits = row.state.bitmask()
@@ -220,11 +208,6 @@ class RowSampler:
 
     def _is_last(self, row: Row, position: int) -> bool:
         return position + 1 >= row.member.max_tokens and not row.member.truncate
-
-    def _only_eos(self) -> np.ndarray:
-        bits = np.zeros(self.vocabulary.mask_words, dtype=np.int32)
-        bits.view(np.uint32)[self.vocabulary.eos // 32] = np.uint32(1 << (self.vocabulary.eos % 32))
-        return bits
 
     def _sample(self, row: Row, position: int, candidates: Candidates, masked: bool) -> Post:
         try:
