@@ -19,7 +19,19 @@ LAYERS = ("grammars", "samplers", "decoding", "server")
 NOT_IMPORTED = ("tests", "bench")
 # Everything outside the standard library that a pure layer may use.
 ALLOWED = {
-    "grammars": {"numpy", "lark", "jsonschema", "llguidance", "sqlglot", "pydantic"},
+    "grammars": {
+        "numpy",
+        "lark",
+        "jsonschema",
+        "referencing",
+        "llguidance",
+        "sqlglot",
+        "sqlalchemy",
+        "pydantic",
+        "regex",
+        "partialsmiles",
+        "rdkit",
+    },
     "samplers": {"numpy"},
 }
 CLOCKS_THREADS_NETS = {
