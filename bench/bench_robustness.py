@@ -116,7 +116,7 @@ def main() -> None:
     small.generate(PROMPT, regex=PATTERN, particles=1, max_tokens=12, seed=1)
     pool = scheduler.kv_cache_manager.block_pool
     missing = pool.num_gpu_blocks - 1 - pool.get_num_free_blocks()
-    left = {"runs": len(scheduler.runs), "members": len(scheduler._members), "requests": len(scheduler.requests)}
+    left = {"runs": len(scheduler.runs), "rows": len(scheduler._rows), "requests": len(scheduler.requests)}
     forks = {"shared": scheduler.forks_shared, "recomputed": scheduler.forks_recomputed}
     preempted = scheduler.preemptions
     small.close()

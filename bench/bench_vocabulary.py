@@ -16,7 +16,7 @@ import torch
 
 from bench.harness import report, say, spread
 from decoding import row_sampler
-from decoding.member import Member
+from decoding.order import Order
 from decoding.row_sampler import RowSampler
 from decoding.rows import StepRows
 from grammars.vocabulary import Vocabulary
@@ -50,7 +50,7 @@ def measure(size: int, sampler: str, steps: int) -> dict[str, Any]:
     kept: list[list[int]] = [[] for _ in range(ROWS)]
     constraint = '{"regex": "([a-m]|[n-z][a-z])[a-z]*"}'
     held = [
-        rows.add(Member("g", k, ROWS, constraint, sampler, 1.0, 3, 10**6, truncate=True), [], lambda k=k: kept[k])
+        rows.add(Order("g", ROWS, constraint, sampler, 1.0, 3, 10**6, truncate=True, row=k), [], lambda k=k: kept[k])
         for k in range(ROWS)
     ]
     device: list[float] = []
@@ -69,7 +69,7 @@ def measure(size: int, sampler: str, steps: int) -> dict[str, Any]:
             start = time.perf_counter()
             rows.step(logits, range(ROWS), held)
             whole.append(time.perf_counter() - start)
-            for k, post in enumerate(rows.take_posts().values()):
+            for k, (post,) in enumerate(rows.take_posts().values()):
                 checks += post.checks
                 if post.log_weight > -np.inf:
                     kept[k].append(post.token)

@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from decoding.embedded_model import embedded_model_path
-from decoding.member import Member
+from decoding.order import Order
 from decoding.request import Request, Result, Stats, Usage, texts_of
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
@@ -326,14 +326,12 @@ class Engine:
                 f"particles={request.particles} is above the engine's max_num_seqs={self.max_particles}: "
                 "they run side by side; make the engine with a larger max_num_seqs"
             )
-        _member(request, "", 0).check()
+        _order(request, "").check()
 
     # From requests to results
 
     def _ticket(self, request: Request, stream: bool = False) -> Ticket:
-        group = uuid.uuid4().hex
-        members = [_member(request, group, particle, stream) for particle in range(request.particles)]
-        return Ticket(members, list(request.prompt))
+        return Ticket(_order(request, uuid.uuid4().hex, stream), list(request.prompt))
 
     def _streamed(
         self, prompt: Any, messages: Any, options: dict[str, Any], put: Callable[[Chunk], None]
@@ -391,6 +389,7 @@ class Engine:
                 queued_s=summary["queued_s"],
                 ess_history=tuple(summary["ess_history"]),
                 sampled_tokens=summary["sampled_tokens"],
+                computed_rows=summary["computed_rows"],
             ),
             seed=request.seed,
             ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
@@ -418,10 +417,9 @@ def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -
     return None
 
 
-def _member(request: Request, group: str, particle: int, stream: bool = False) -> Member:
-    return Member(
+def _order(request: Request, group: str, stream: bool = False) -> Order:
+    return Order(
         group=group,
-        particle=particle,
         num_particles=request.particles,
         constraint=request.spec,
         sampler=request.sampler,

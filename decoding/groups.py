@@ -1,17 +1,19 @@
-"""One group of particles: what each has generated, who waits for whom, and what the SMC decision means for the engine.
+"""One group of particles: what each has generated, which row computes for it, and what the SMC decision means for the engine.
 
-Pure bookkeeping between `samplers.smc` (which decides) and `vllm_scheduler` (which carries out); no model, no vLLM.
+Particles with equal texts ride on one row of the batch: the model is asked once for each distinct text. Pure bookkeeping
+between `samplers.smc` (which decides) and `vllm_scheduler` (which carries out); no model, no vLLM.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
 import numpy as np
 
-from decoding.member import Member
+from decoding.order import Order
 from decoding.row_sampler import Post
 from samplers.population import Population
 
@@ -26,45 +28,61 @@ class Status(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """A new row for a text that no row goes on with: the parent's, with its newest token replaced."""
+
+    row: int
+    parent: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
 class Step:
     """What the engine has to do after a commit.
 
-    retired   particles whose rows end here
-    forks     (child, parent) pairs: the child goes on from the parent's text; both are live afterwards
+    forks      rows to be added; a parent may be among the retired: its blocks are wanted until the fork has them
+    retired    rows nobody rides on any more
     """
 
+    forks: tuple[Fork, ...]
     retired: tuple[int, ...]
-    forks: tuple[tuple[int, int], ...]
 
 
 @dataclass
 class Group:
     """The particles of one request.
 
-    A group that may resample moves in lockstep: no particle samples its token t + 1 before all have theirs at t.
-    tokens[i] leaves out the EOS. ancestry lists (step, ancestors) for every resampling; ess has one entry a step.
+    A group that may resample moves in lockstep: no row samples its token t + 1 before all have theirs at t.
+    tokens[i] leaves out the EOS. riders[r] are the live particles whose text row r holds, ascending; all start on row 0.
+    ancestry lists (step, ancestors) for every resampling; ess has one entry a step. sampled counts tokens drawn, one a
+    particle and step; computed counts rows the model was asked for.
     """
 
-    first: Member
+    order: Order
     tokens: list[list[int]] = field(init=False)
     status: list[Status] = field(init=False)
+    riders: dict[int, tuple[int, ...]] = field(init=False)
     population: Population = field(init=False)
-    pending: dict[int, Post] = field(default_factory=dict)
     error: tuple[str, str] | None = None
     steps: int = 0
     checks: int = 0
     masks: int = 0
     sampled: int = 0
+    computed: int = 0
     ess: list[float] = field(default_factory=list)
     ancestry: list[tuple[int, list[int]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        count = self.first.num_particles
-        self.smc = self.first.smc
+        count = self.order.num_particles
+        self.smc = self.order.smc
         self.tokens = [[] for _ in range(count)]
         self.status = [Status.LIVE] * count
+        self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
         self.lockstep = count > 1 and (self.smc.ess_threshold > 0 or self.smc.resample_every is not None)
+        self._rows_made = 1
+        # row -> what its particles drew, and the token it goes on with itself
+        self._pending: dict[int, tuple[Sequence[Post], int]] = {}
 
     @property
     def finished(self) -> bool:
@@ -74,54 +92,57 @@ class Group:
     def live(self) -> list[int]:
         return [i for i, status in enumerate(self.status) if status is Status.LIVE]
 
-    def holds(self, particle: int) -> bool:
-        """Whether a particle has its token and must wait for the others."""
-        return self.lockstep and particle in self.pending
+    def holds(self, row: int) -> bool:
+        """Whether a row has its tokens and must wait for the others."""
+        return row in self._pending
 
-    def post(self, particle: int, post: Post) -> None:
-        """Take in what a live particle sampled."""
-        assert self.status[particle] is Status.LIVE and particle not in self.pending
-        assert post.position == len(self.tokens[particle]), "a token arrived for another place than the next one"
-        self.pending[particle] = post
+    def post(self, row: int, posts: Sequence[Post], kept: int) -> None:
+        """Take in what the particles on a row drew.
+
+        kept  the token that the row itself goes on with: one of theirs
+        """
+        assert row not in self._pending
+        assert tuple(post.particle for post in posts) == self.riders[row], "not everyone on the row has drawn"
+        assert all(post.position == len(self.tokens[post.particle]) for post in posts), (
+            "a token arrived for another place than the next one"
+        )
+        self._pending[row] = posts, kept
 
     @property
     def ready(self) -> bool:
-        return bool(self.pending) and (not self.lockstep or len(self.pending) == len(self.live))
+        return bool(self._pending) and (not self.lockstep or len(self._pending) == len(self.riders))
 
     def commit(self) -> Step:
-        """Append the pending tokens, multiply the weights in, resample if it is time."""
+        """Append the pending tokens, multiply the weights in, resample if it is time, and seat everyone on a row."""
         assert self.ready
-        before = list(self.status)
         increments = np.zeros(len(self.tokens))
-        for particle, post in self.pending.items():
-            increments[particle] = post.log_weight
-            self._append(particle, post)
-        self.sampled += len(self.pending)
-        self.pending = {}
+        drawn: dict[int, tuple[int, int]] = {}  # particle -> its row and the token it drew there
+        for row, (posts, _) in self._pending.items():
+            self.computed += 1
+            self.masks += max(post.masks for post in posts)
+            for post in posts:
+                increments[post.particle] = post.log_weight
+                drawn[post.particle] = row, post.token
+                self._append(post)
         self.steps += 1
-        ancestors: np.ndarray | None = None
         if self.lockstep:
             done = np.array([status is not Status.LIVE for status in self.status])
             self.population, ancestors = self.smc.step(self.population, increments, done=done)
             self.ess.append(self.population.ess)
+            if ancestors is not None:
+                parents = ancestors.tolist()
+                self.ancestry.append((self.steps, parents))
+                self.tokens = [list(self.tokens[parent]) for parent in parents]
+                self.status = [self.status[parent] for parent in parents]
+                drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
             self.population = replace(self.population, log_weights=self.population.log_weights + increments)
-        forks: tuple[tuple[int, int], ...] = ()
-        if ancestors is not None:
-            self.ancestry.append((self.steps, ancestors.tolist()))
-            moved = [(child, parent) for child, parent in enumerate(ancestors.tolist()) if child != parent]
-            for child, parent in moved:
-                self.tokens[child] = list(self.tokens[parent])
-                self.status[child] = self.status[parent]
-            forks = tuple((child, parent) for child, parent in moved if self.status[child] is Status.LIVE)
-        retired = tuple(
-            i for i, status in enumerate(self.status) if before[i] is Status.LIVE and status is not Status.LIVE
-        )
-        return Step(retired, forks)
+        return self._seat(drawn)
 
-    def _append(self, particle: int, post: Post) -> None:
+    def _append(self, post: Post) -> None:
+        self.sampled += 1
         self.checks += post.checks
-        self.masks += post.masks
+        particle = post.particle
         if post.error is not None:
             self.error = post.error
         if post.log_weight == -np.inf or np.isnan(post.log_weight):
@@ -130,12 +151,31 @@ class Group:
             self.status[particle] = Status.STOP
         else:
             self.tokens[particle].append(post.token)
-            if len(self.tokens[particle]) >= self.first.max_tokens:
+            if len(self.tokens[particle]) >= self.order.max_tokens:
                 self.status[particle] = Status.LENGTH
+
+    def _seat(self, drawn: dict[int, tuple[int, int]]) -> Step:
+        """Live particles with equal texts share a row: the one they came from where it kept their token, a fork of it elsewhere."""
+        texts: dict[tuple[int, int], list[int]] = {}
+        for particle in sorted(drawn):
+            if self.status[particle] is Status.LIVE:
+                texts.setdefault(drawn[particle], []).append(particle)
+        pending, self._pending = self._pending, {}
+        for row in pending:
+            del self.riders[row]
+        forks = []
+        for (row, token), particles in texts.items():
+            if token != pending[row][1]:
+                forks.append(Fork(self._rows_made, row, token))
+                row = self._rows_made
+                self._rows_made += 1
+            self.riders[row] = tuple(particles)
+        return Step(tuple(forks), tuple(row for row in pending if row not in self.riders))
 
     def summary(self) -> dict[str, Any]:
         """What the client needs to know of the group, as plain data."""
         return {
+            "tokens": self.tokens,
             "log_weights": self.population.log_weights.tolist(),
             "log_z": self.population.log_z,
             "ess": self.population.ess,
@@ -144,6 +184,7 @@ class Group:
             "status": [str(status) for status in self.status],
             "steps": self.steps,
             "sampled_tokens": self.sampled,
+            "computed_rows": self.computed,
             "checks": self.checks,
             "masks": self.masks,
             "error": self.error,

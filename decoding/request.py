@@ -57,7 +57,8 @@ class Usage:
 class Stats:
     """Work and time of one request.
 
-    checks, masks   candidates tested and bitmasks computed, over all particles
+    checks, masks   candidates tested over all particles; bitmasks computed, one for particles with equal texts
+    computed_rows   rows of logits the model was asked for: at most one a token, since equal texts share one
     wall_s          from submission to the last token, seconds; queued_s of these before the first token
     ess_history     ESS after every step [steps]; ancestry: (step, parent of each particle) at every resampling
     """
@@ -70,6 +71,7 @@ class Stats:
     queued_s: float
     ess_history: tuple[float, ...] = ()
     sampled_tokens: int = 0
+    computed_rows: int = 0
 
     @property
     def checks_per_token(self) -> float:

@@ -6,13 +6,14 @@ Free of vLLM: `vllm_processor.py` and `vllm_processor_v2.py` tell it which rows 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
-from decoding.member import Member
+from decoding.order import Order
 from decoding.rows import StepRows, Workspace, fold_eos
 from grammars.constraint import ConstraintState
 from grammars.errors import EngineError, ReweighError
@@ -36,12 +37,13 @@ FORCED = 1e30
 
 @dataclass(frozen=True, slots=True)
 class Post:
-    """What a row got in one step, on its way from the model runner to the scheduler.
+    """What a particle got in one step, on its way from the model runner to the scheduler.
 
     position    generated tokens before this one
-    error       type name and text of what went wrong in this row alone; its weight is then -inf
+    error       type name and text of what went wrong in its row alone; its weight is then -inf
     """
 
+    particle: int
     position: int
     token: int
     log_weight: float
@@ -54,119 +56,142 @@ class Post:
 
 @dataclass(slots=True, eq=False)
 class Row:
-    """One particle in the batch.
+    """One text in the batch, which one particle or several have in common.
 
     kept     the tokens vLLM has kept since the row was added: a live view, read afresh at each step
     past     tokens generated before that (a fork's history)
     state    the constraint after the first `known` generated tokens
-    numbers  float64 [AHEAD, PREFETCH]: the uniforms of positions numbers_from, numbers_from + 1, ...
+    numbers  particle -> position p and float64 [AHEAD, PREFETCH]: its uniforms at positions p, p + 1, ...
     """
 
-    member: Member
+    order: Order
     sampler: TokenSampler
     past: list[int]
     kept: Callable[[], Sequence[int]]
     state: ConstraintState | None
     known: int = 0
     error: ReweighError | None = None
-    numbers: np.ndarray = field(default_factory=lambda: NO_NUMBERS)
-    numbers_from: int = 0
+    numbers: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.order.group, self.order.row
 
 
 class RowSampler:
     """Holds the rows of one model runner, samples for all of them at once, and posts the results.
 
+    riders  (group, row) -> the particles that draw from it, as the scheduler seated them for this step; a row it says
+            nothing of (row 0 before the first step) is drawn from by the particle of its own number
     A failure of one row (a predicate that raises, a row of NaN) ends that row alone.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.vocabulary = vocabulary
         self._rows: dict[tuple[str, int], Row] = {}
+        self._gone: dict[tuple[str, int], Row] = {}
         self._only_eos = vocabulary.bitmask([vocabulary.eos])
         self._workspace = Workspace()
-        self.posts: dict[tuple[str, int], Post] = {}
+        self.riders: Mapping[tuple[str, int], tuple[int, ...]] = {}
+        self.posts: dict[tuple[str, int], list[Post]] = {}
 
-    def add(self, member: Member, past: Sequence[int], kept: Callable[[], Sequence[int]]) -> Row:
-        """Take up a particle that enters the batch, for the first time, after preemption, or as a fork with a history."""
-        row = Row(member, token_sampler(member.sampler), list(past), kept, None)
+    def add(self, order: Order, past: Sequence[int], kept: Callable[[], Sequence[int]]) -> Row:
+        """Take up a row that enters the batch, for the first time, after preemption, or as a fork with a history."""
+        row = Row(order, token_sampler(order.sampler), list(past), kept, None)
         try:
-            row.state = self._state_after(member, row.past + list(kept()))
+            row.state = self._state_after(order, row.past + list(kept()))
             row.known = len(row.past) + len(kept())
         except Exception as error:
             row.error = _failure(error)
-        self._rows[member.group, member.particle] = row
+        self._rows[row.key] = row
         return row
 
     def discard(self, row: Row) -> None:
-        """Forget a row that left the batch, unless its place was taken already."""
-        key = row.member.group, row.member.particle
-        if self._rows.get(key) is row:
-            del self._rows[key]
+        """Forget a row that left the batch, unless its place was taken already. Its forks may still ask for it in this step."""
+        if self._rows.get(row.key) is row:
+            self._gone[row.key] = self._rows.pop(row.key)
 
-    def _state_after(self, member: Member, tokens: Sequence[int]) -> ConstraintState | None:
+    def _state_after(self, order: Order, tokens: Sequence[int]) -> ConstraintState | None:
         """The constraint after `tokens`: on from the parent's, where the parent is at hand, else from the start."""
-        if member.constraint is None:
+        if order.constraint is None:
             return None
-        parent = self._rows.get((member.group, member.parent)) if member.parent is not None else None
-        if parent is not None and parent.state is not None and parent.known <= len(tokens):
-            known = [*parent.past, *parent.kept()][: parent.known]
-            if known == list(tokens[: parent.known]):
-                return _advanced(parent.state, tokens[parent.known :])
-        return _advanced(compile_spec(member.constraint, self.vocabulary).start(), tokens)
+        if order.parent is not None:
+            key = order.group, order.parent
+            parent = self._rows.get(key) or self._gone.get(key)
+            if parent is not None and parent.state is not None and parent.known <= len(tokens):
+                known = [*parent.past, *parent.kept()][: parent.known]
+                if known == list(tokens[: parent.known]):
+                    return _advanced(parent.state, tokens[parent.known :])
+        return _advanced(compile_spec(order.constraint, self.vocabulary).start(), tokens)
 
-    def take_posts(self) -> dict[tuple[str, int], Post]:
+    def take_posts(self) -> dict[tuple[str, int], list[Post]]:
         """Hand over what was posted since the last call."""
         posts, self.posts = self.posts, {}
         return posts
 
-    def step(self, logits: torch.Tensor, places: Sequence[int], rows: Sequence[Row]) -> None:
+    def step(self, logits: torch.Tensor, places: Sequence[int], rows: Sequence[Row]) -> list[int]:
         """Sample for every row and write its token into the logits, in place, so that a greedy sampler must take it.
 
-        logits  float32 [batch, V]; places[i] is the line of rows[i]
+        logits   float32 [batch, V]; places[i] is the line of rows[i]
+        returns  [R] the token each row goes on with: the one most of its particles drew
         """
+        self._gone = {}
         if not rows:
-            return
+            return []
         mine = logits if len(rows) == len(logits) and list(places) == list(range(len(rows))) else logits[list(places)]
         fold_eos(mine, self.vocabulary.eos_ids)
         positions = [self._catch_up(row) for row in rows]
         masks, masked = self._bitmasks(rows, positions)
         prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
-        numbers = self._uniforms(rows, positions)[:, :prefetch]
-        temperatures = np.array([row.member.temperature for row in rows])
-        step = StepRows(mine, temperatures, masks, numbers, self._workspace)
-        chosen = np.empty(len(rows), dtype=np.int64)
-        for n, (row, position) in enumerate(zip(rows, positions, strict=True)):
-            stream = Stream(row.member.seed, row.member.particle, position, numbers[n])
-            post = self._sample(row, position, step.row(n, stream), bool(masked[n]))
-            self.posts[row.member.group, row.member.particle] = post
-            chosen[n] = post.token
+        seats = [(n, particle) for n, row in enumerate(rows) for particle in self._riders(row)]
+        numbers = self._uniforms(rows, positions, seats)[:, :prefetch]
+        temperatures = np.array([row.order.temperature for row in rows])
+        owners = np.array([n for n, _ in seats])
+        step = StepRows(mine, temperatures, masks, numbers, owners, self._workspace)
+        for row in rows:
+            self.posts[row.key] = []
+        for k, (n, particle) in enumerate(seats):
+            row, position = rows[n], positions[n]
+            stream = Stream(row.order.seed, particle, position, numbers[k])
+            post = self._sample(row, particle, position, step.particle(k, stream), bool(masked[n]))
+            self.posts[row.key].append(post)
+        chosen = [self._kept(self.posts[row.key]) for row in rows]
         lines = torch.as_tensor(list(places), device=logits.device)
         broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
         if broken:
             logits[broken] = 0.0
-        logits[lines, torch.from_numpy(chosen).to(logits.device)] = FORCED
+        logits[lines, torch.tensor(chosen, device=logits.device)] = FORCED
+        return chosen
+
+    def _riders(self, row: Row) -> tuple[int, ...]:
+        return self.riders.get(row.key, (row.order.row,))
+
+    def _kept(self, posts: Sequence[Post]) -> int:
+        """The token of most particles that go on (the first among equals); the end where none does."""
+        going_on = [post.token for post in posts if not post.is_eos and post.log_weight > -np.inf]
+        return Counter(going_on).most_common(1)[0][0] if going_on else self.vocabulary.eos
 
     @staticmethod
-    def _uniforms(rows: Sequence[Row], positions: Sequence[int]) -> np.ndarray:
-        """The first PREFETCH uniforms of every row at its position; made for AHEAD positions at once, a call costs the same.
+    def _uniforms(rows: Sequence[Row], positions: Sequence[int], seats: Sequence[tuple[int, int]]) -> np.ndarray:
+        """The first PREFETCH uniforms of every particle at its position; made for AHEAD positions at once, a call costs the same.
 
+        seats    (index of the row, particle)
         returns  float64 [N, PREFETCH]
         """
-        stale = [
-            (row, position)
-            for row, position in zip(rows, positions, strict=True)
-            if not row.numbers_from <= position < row.numbers_from + len(row.numbers)
-        ]
+        stale = []
+        for n, particle in seats:
+            start, numbers = rows[n].numbers.get(particle, (0, NO_NUMBERS))
+            if not start <= positions[n] < start + len(numbers):
+                stale.append((n, particle))
         if stale:
-            seeds = np.array([row.member.seed for row, _ in stale], dtype=np.uint64).repeat(AHEAD)
-            particles = np.array([row.member.particle for row, _ in stale]).repeat(AHEAD)
-            ahead = (np.array([position for _, position in stale])[:, None] + np.arange(AHEAD)).ravel()
+            seeds = np.array([rows[n].order.seed for n, _ in stale], dtype=np.uint64).repeat(AHEAD)
+            particles = np.array([particle for _, particle in stale]).repeat(AHEAD)
+            ahead = (np.array([positions[n] for n, _ in stale])[:, None] + np.arange(AHEAD)).ravel()
             fresh = uniforms(seeds, particles, ahead, 0, PREFETCH).reshape(len(stale), AHEAD, PREFETCH)
-            for (row, position), numbers in zip(stale, fresh, strict=True):
-                row.numbers, row.numbers_from = numbers, position
-        return np.array(
-            [row.numbers[position - row.numbers_from] for row, position in zip(rows, positions, strict=True)]
-        )
+            for (n, particle), numbers in zip(stale, fresh, strict=True):
+                rows[n].numbers[particle] = positions[n], numbers
+        found = [(positions[n], *rows[n].numbers[particle]) for n, particle in seats]
+        return np.array([numbers[position - start] for position, start, numbers in found])
 
     def _catch_up(self, row: Row) -> int:
         """Advance the row's constraint over the tokens vLLM has kept since the last step; returns how many there are in all."""
@@ -207,9 +232,9 @@ class RowSampler:
         return masks, masked
 
     def _is_last(self, row: Row, position: int) -> bool:
-        return position + 1 >= row.member.max_tokens and not row.member.truncate
+        return position + 1 >= row.order.max_tokens and not row.order.truncate
 
-    def _sample(self, row: Row, position: int, candidates: Candidates, masked: bool) -> Post:
+    def _sample(self, row: Row, particle: int, position: int, candidates: Candidates, masked: bool) -> Post:
         try:
             if row.error is not None:
                 raise row.error
@@ -221,10 +246,11 @@ class RowSampler:
                 draw = row.sampler.draw(candidates, row.state, masked)
         except Exception as error:
             error = row.error = _failure(error)
-            return Post(position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=(type(error).__name__, str(error)))
+            named = type(error).__name__, str(error)
+            return Post(particle, position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=named)
         token = draw.token if draw.token >= 0 else self.vocabulary.eos
         is_eos = token == self.vocabulary.eos
-        return Post(position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos)
+        return Post(particle, position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos)
 
     def _force_eos(self, row: Row, candidates: Candidates) -> Draw:
         """The last place belongs to EOS: weight p(EOS) if the text is complete, else 0. The target is conditioned on the length."""

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from samplers.candidates import CHUNK, RowCandidates, chunk_sums
+from samplers.candidates import CHUNK, RowCandidates
 from samplers.randomness import Stream
 
 
@@ -47,14 +47,15 @@ class Workspace:
 
 
 class StepRows:
-    """One step's rows.
+    """One step's rows, and the particles that draw from them: several may draw from one row, each by its own stream.
 
-    logits        float32 [N, V]; read only, and needed until the step's last draw
-    temperatures  float64 [N], > 0
-    bitmasks      int32 [N, ceil(V / 32)] or None; rows of all ones are unmasked
-    uniforms      float64 [N, K]: the first K uniforms of every row's stream
+    logits        float32 [R, V]; read only, and needed until the step's last draw
+    temperatures  float64 [R], > 0
+    bitmasks      int32 [R, ceil(V / 32)] or None; rows of all ones are unmasked
+    uniforms      float64 [N, K]: the first K uniforms of every particle's stream
+    rows          int64 [N]: the row each particle draws from
     workspace     lends its memory to the step
-    Source: draws without replacement by inverse CDF over chunk sums; see engine.md, "Draw without sorting".
+    Source: draws without replacement by inverse CDF over sums of chunks of neighbouring tokens.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class StepRows:
         temperatures: np.ndarray,
         bitmasks: np.ndarray | None,
         uniforms: np.ndarray,
+        rows: np.ndarray,
         workspace: Workspace | None = None,
     ) -> None:
         num_rows, size = logits.shape
@@ -70,6 +72,7 @@ class StepRows:
         self._logits = logits
         self._temperatures = temperatures
         self._bitmasks = bitmasks
+        self._rows = rows
         if np.any(temperatures != 1.0):
             inverse = torch.from_numpy(1.0 / temperatures).to(device, torch.float32)
             logits = logits * inverse[:, None]
@@ -91,67 +94,72 @@ class StepRows:
             self._sums.numpy() if on_host else self._sums,
             self._chunks.numpy() if on_host else self._chunks,
             uniforms if on_host else torch.from_numpy(uniforms).to(device),
+            rows if on_host else torch.from_numpy(rows).to(device),
         )
 
-    def _draw(self, xp: Any, sums: Any, chunks: Any, uniforms: Any) -> None:
-        """Draw K tokens a row without replacement; keep their masses and the mass that remained before each draw.
+    def _draw(self, xp: Any, sums: Any, chunks: Any, uniforms: Any, rows: Any) -> None:
+        """Draw K tokens a particle without replacement; keep their masses and the mass that remained before each draw.
 
         xp      numpy or torch, and the arrays are its own
-        sums    float64 [N, C], chunks float32 [N, C, CHUNK]; both are left without what is drawn
+        sums    float64 [R, C], chunks float32 [R, C, CHUNK]: read only, since other particles draw from them too
         """
-        rows = xp.arange(len(uniforms))
+        particles = xp.arange(len(uniforms))
+        sums = sums[rows]
         tokens, masses, totals = [], [], []
+        struck: list[tuple[Any, Any]] = []
         for k in range(uniforms.shape[1]):
             cdf = sums.cumsum(1)
             total = cdf[:, -1]
             target = uniforms[:, k] * total
             chunk = _first_above(xp, cdf, target)
-            below = cdf[rows, chunk] - sums[rows, chunk]
+            below = cdf[particles, chunk] - sums[particles, chunk]
             members = chunks[rows, chunk]
+            for earlier, taken in struck:
+                members[particles, taken] *= earlier != chunk
             place = _first_above(xp, members.cumsum(1, dtype=xp.float64), target - below)
-            masses.append(members[rows, place])
-            members[rows, place] = 0.0
+            masses.append(members[particles, place])
+            members[particles, place] = 0.0
             # The chunk is summed again from what remains: subtracting would leave rounding where nothing remains.
-            chunks[rows, chunk] = members
-            sums[rows, chunk] = members.sum(1, dtype=xp.float64)
+            sums[particles, chunk] = members.sum(1, dtype=xp.float64)
+            struck.append((chunk, place))
             tokens.append(chunk * CHUNK + place)
             totals.append(total)
         totals.append(sums.sum(1))
         self.tokens = _host(xp.stack(tokens, 1))
         self.drawn = _host(xp.stack(masses, 1)).astype(np.float64)
-        self.log_scales = self._log_scales.cpu().numpy()
+        log_scales = self._log_scales.cpu().numpy()[self._rows]
+        self.log_scales = log_scales
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.log_drawn = np.log(self.drawn) + self.log_scales[:, None]
-            self.log_totals = np.log(_host(xp.stack(totals, 1))) + self.log_scales[:, None]
+            self.log_drawn = np.log(self.drawn) + log_scales[:, None]
+            self.log_totals = np.log(_host(xp.stack(totals, 1))) + log_scales[:, None]
 
-    def row(self, n: int, stream: Stream) -> PrefetchedRow:
+    def particle(self, n: int, stream: Stream) -> PrefetchedRow:
+        """What particle n draws from."""
         return PrefetchedRow(self, n, stream)
 
     def host_row(self, n: int, consumed: int, stream: Stream) -> RowCandidates:
-        """Row n on the host with only its first `consumed` draws taken, to go on from there."""
-        size = self._logits.shape[1]
-        masses, sums = self._masses[n, :size].cpu().numpy(), self._sums[n].cpu().numpy()
-        unused = self.tokens[n, consumed:]
-        if len(unused):
-            masses = masses.copy()
-            masses[unused] = self.drawn[n, consumed:]
-            sums = chunk_sums(masses)
+        """Particle n's row on the host with only its first `consumed` draws taken, to go on from there."""
+        row, size = self._rows[n], self._logits.shape[1]
         return RowCandidates(
-            masses, float(self.log_scales[n]), stream, sums=sums, logits=lambda: self._untested_logits(n, consumed)
+            self._masses[row, :size].cpu().numpy(),
+            float(self.log_scales[n]),
+            stream,
+            sums=self._sums[row].cpu().numpy(),
+            logits=lambda: self._logprobs(row),
+            struck=self.tokens[n, :consumed].tolist(),
         )
 
-    def _untested_logits(self, n: int, consumed: int) -> np.ndarray:
-        """float64 [V]: row n's log p, -inf where it is masked or drawn."""
-        logits = torch.log_softmax(self._logits[n].double() / self._temperatures[n], dim=0).cpu().numpy()
-        if self._bitmasks is not None:
-            keep = np.unpackbits(self._bitmasks[n].view(np.uint8), bitorder="little")[: len(logits)].astype(bool)
-            logits = np.where(keep, logits, -np.inf)
-        logits[self.tokens[n, :consumed]] = -np.inf
-        return logits
+    def _logprobs(self, row: int) -> np.ndarray:
+        """float64 [V]: a row's log p, -inf where it is masked."""
+        logprobs = torch.log_softmax(self._logits[row].double() / self._temperatures[row], dim=0).cpu().numpy()
+        if self._bitmasks is None:
+            return logprobs
+        keep = np.unpackbits(self._bitmasks[row].view(np.uint8), bitorder="little")[: len(logprobs)].astype(bool)
+        return np.where(keep, logprobs, -np.inf)
 
 
 class PrefetchedRow:
-    """One row as `Candidates`: the device's draws first, then the host's."""
+    """A particle's row as `Candidates`: the device's draws first, then the host's."""
 
     __slots__ = ("_consumed", "_host", "_n", "_rows", "_stream")
 

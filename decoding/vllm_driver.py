@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from decoding.member import KEY, Member
+from decoding.order import KEY, Order
 from decoding.vllm_check import require_vllm
 from grammars.errors import EngineError, ReweighError
 
@@ -43,28 +43,22 @@ _vllm = threading.RLock()
 class Ticket:
     """One group on its way through the engine.
 
-    members     every particle's order; prompt: token ids
+    order       what its particles draw; prompt: token ids
     on_tokens   called in the driver's thread with new token ids of a single streamed particle
     on_step     called in the driver's thread with (steps, live, ess) after the group's steps
-    done        resolves to the group's summary, with "tokens" [N] and "wall_s", "queued_s" added
+    done        resolves to the group's summary, with "wall_s" and "queued_s" added
+    request_id  vLLM's own name for it, once it has it
     """
 
-    members: list[Member]
+    order: Order
     prompt: list[int]
     on_tokens: Callable[[list[int]], None] | None = None
     on_step: Callable[[int, int, float], None] | None = None
     done: Future[dict[str, Any]] = field(default_factory=Future)
     submitted: float = field(default_factory=time.perf_counter)
     started: float | None = None
-    ids: list[str] = field(default_factory=list)
-    tokens: dict[int, list[int]] = field(default_factory=dict)
-    finished: set[int] = field(default_factory=set)
-    summary: dict[str, Any] | None = None
+    request_id: str | None = None
     steps_seen: int = 0
-
-    @property
-    def group(self) -> str:
-        return self.members[0].group
 
 
 @dataclass
@@ -93,7 +87,6 @@ class VllmDriver:
         self._gate = threading.Lock()  # nothing is put in once the failure is set
         self._backlog: deque[Ticket] = deque()
         self._tickets: dict[str, Ticket] = {}
-        self._where: dict[str, tuple[Ticket, int]] = {}
         self._failure: EngineError | None = None
         self._ready: Future[None] = Future()
         self.engine: Any = None
@@ -230,24 +223,22 @@ class VllmDriver:
     def _feed(self) -> None:
         """Hand groups to vLLM as it has room for them: its own queue stays short however many are submitted."""
         room = _AHEAD * self.scheduler.max_num_running_reqs
-        while self._backlog and len(self._where) < room:
+        rows = sum(ticket.order.num_particles for ticket in self._tickets.values())
+        while self._backlog and rows < room:
             ticket = self._backlog.popleft()
             if not ticket.done.cancelled():
                 self._add(ticket)
+                rows += ticket.order.num_particles
 
     def _add(self, ticket: Ticket) -> None:
         from vllm.inputs.engine import tokens_input
 
-        from decoding.vllm_params import particle_params
+        from decoding.vllm_params import order_params
 
-        self._tickets[ticket.group] = ticket
+        group = ticket.order.group
+        self._tickets[group] = ticket
         try:
-            for member in ticket.members:
-                params = particle_params(member)
-                request_id = f"{member.group}/{member.particle}"
-                request_id = self.engine.add_request(request_id, tokens_input(ticket.prompt), params)
-                ticket.ids.append(request_id)
-                self._where[f"{member.group}/{member.particle}"] = ticket, member.particle
+            ticket.request_id = self.engine.add_request(group, tokens_input(ticket.prompt), order_params(ticket.order))
         except Exception as error:
             refused = EngineError(f"vLLM refused the request: {type(error).__name__}: {error}")
             ticket.done.set_exception(error if isinstance(error, ReweighError) else _chained(refused, error))
@@ -256,52 +247,38 @@ class VllmDriver:
     def _abort(self, ticket: Ticket) -> None:
         if ticket in self._backlog:
             self._backlog.remove(ticket)
-        if self._tickets.pop(ticket.group, None) is not None:
-            self.engine.abort_request(ticket.ids, internal=True)
-            for member in ticket.members:
-                self._where.pop(f"{member.group}/{member.particle}", None)
+        if self._tickets.pop(ticket.order.group, None) is not None and ticket.request_id is not None:
+            self.engine.abort_request([ticket.request_id], internal=True)
         ticket.done.cancel()
 
     def _take_output(self, output: Any) -> None:
-        where = self._where.get(output.request_id)
-        if where is None:
+        ticket = self._tickets.get(output.request_id)
+        if ticket is None:
             return
-        ticket, particle = where
         tokens = list(output.outputs[0].token_ids)
-        ticket.tokens.setdefault(particle, []).extend(tokens)
-        if ticket.started is None:
-            ticket.started = time.perf_counter()
         if ticket.on_tokens is not None and tokens:
             self._tell(ticket, ticket.on_tokens, tokens)
-        if output.kv_transfer_params and KEY in output.kv_transfer_params:
-            ticket.summary = output.kv_transfer_params[KEY]
-        if output.finished and ticket.group in self._tickets:
-            ticket.finished.add(particle)
-            del self._where[output.request_id]
-            if len(ticket.finished) == len(ticket.members):
-                self._complete(ticket)
+        if output.finished and output.request_id in self._tickets:
+            del self._tickets[output.request_id]
+            self._complete(ticket, (output.kv_transfer_params or {}).get(KEY))
 
-    def _complete(self, ticket: Ticket) -> None:
-        del self._tickets[ticket.group]
-        if ticket.summary is None:
+    def _complete(self, ticket: Ticket, summary: dict[str, Any] | None) -> None:
+        if summary is None:
             ticket.done.set_exception(EngineError("the group was aborted inside the engine"))
             return
         now = time.perf_counter()
-        ticket.done.set_result(
-            {
-                **ticket.summary,
-                "tokens": [ticket.tokens.get(particle, []) for particle in range(len(ticket.members))],
-                "wall_s": now - ticket.submitted,
-                "queued_s": (ticket.started or now) - ticket.submitted,
-            }
-        )
+        times = {"wall_s": now - ticket.submitted, "queued_s": (ticket.started or now) - ticket.submitted}
+        ticket.done.set_result({**summary, **times})
 
     def _report_steps(self) -> None:
-        for ticket in [ticket for ticket in self._tickets.values() if ticket.on_step is not None]:
-            run = self.scheduler.runs.get(ticket.group)
-            if run is not None and run.group.steps > ticket.steps_seen:
-                ticket.steps_seen = run.group.steps
-                assert ticket.on_step is not None
+        """Note who has begun, and tell those who listen how far their group is."""
+        for ticket in list(self._tickets.values()):
+            run = self.scheduler.runs.get(ticket.request_id)
+            if run is None or run.group.steps == ticket.steps_seen:
+                continue
+            ticket.steps_seen = run.group.steps
+            ticket.started = ticket.started or time.perf_counter()
+            if ticket.on_step is not None:
                 self._tell(ticket, ticket.on_step, run.group.steps, len(run.group.live), run.group.population.ess)
 
     def _tell(self, ticket: Ticket, listener: Callable[..., None], *news: Any) -> None:

@@ -1,17 +1,17 @@
-"""Which sampling parameters a particle's request may carry: anything else would change the target unseen, and is refused."""
+"""Which sampling parameters a weighted request may carry: anything else would change the target unseen, and is refused."""
 
 from __future__ import annotations
 
 from vllm import SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
-from decoding.member import Member
+from decoding.order import Order
 from grammars.errors import RequestError
 
 # Parameter, its neutral value, and why another one is refused.
 _CHANGES_P = "would change p behind the weights' back"
 _NEUTRAL: tuple[tuple[str, object, str], ...] = (
-    ("n", 1, "is the group's own number of particles: use `particles`"),
+    ("n", 1, "does not go with weighted draws: use `particles`"),
     ("top_p", 1.0, _CHANGES_P),
     ("top_k", 0, _CHANGES_P),
     ("min_p", 0.0, _CHANGES_P),
@@ -29,28 +29,28 @@ _NEUTRAL: tuple[tuple[str, object, str], ...] = (
 )
 
 
-def particle_params(member: Member) -> SamplingParams:
-    """The parameters of one particle's request. Greedy towards vLLM: the row sampler has already drawn the token."""
+def order_params(order: Order) -> SamplingParams:
+    """Parameters of the request that carries a group's order. Greedy towards vLLM: the row sampler has drawn the token."""
     return SamplingParams(
         temperature=0.0,
-        max_tokens=member.max_tokens,
+        max_tokens=order.max_tokens,
         ignore_eos=True,
         detokenize=False,
-        output_kind=RequestOutputKind.DELTA if member.stream else RequestOutputKind.FINAL_ONLY,
-        extra_args=member.extra_args(),
+        output_kind=RequestOutputKind.DELTA if order.stream else RequestOutputKind.FINAL_ONLY,
+        extra_args=order.extra_args(),
     )
 
 
 def check_params(params: SamplingParams) -> None:
-    """Raise RequestError (a ValueError: HTTP 400) for a particle's request that vLLM would distort."""
-    member = Member.of(params)
-    if member is None:
+    """Raise RequestError (a ValueError: HTTP 400) for a weighted request that vLLM would distort."""
+    order = Order.of(params)
+    if order is None:
         return
-    member.check()
+    order.check()
     if params.temperature != 0.0:
         raise RequestError(
-            f"temperature={params.temperature} on a particle's request: 0 was wanted towards vLLM, "
-            "the temperature of p stands in the particle's own order"
+            f"temperature={params.temperature} on a weighted request: 0 was wanted towards vLLM, "
+            "the temperature of p stands in the order"
         )
     for name, neutral, reason in _NEUTRAL:
         value = getattr(params, name)

@@ -12,7 +12,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDirectionality
 
-from decoding.member import Member
+from decoding.order import Order
 from decoding.row_sampler import Row, RowSampler
 from decoding.vllm_params import check_params
 from decoding.vllm_vocabulary import vocabulary_of
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class ReweighProcessor(LogitsProcessor):
-    """Runs the token sampler on the rows that carry a `Member`; leaves every other row alone."""
+    """Runs the token sampler on the rows that carry an `Order`; leaves every other row alone."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.rows: dict[int, Row] = {}
@@ -42,10 +42,10 @@ class ReweighProcessor(LogitsProcessor):
             self._drop(index)
         for index, params, prompt, output in batch_update.added:
             self._drop(index)
-            member = Member.of(params)
-            if member is not None:
-                past = prompt[len(prompt) - member.history :] if prompt and member.history else []
-                self.rows[index] = self.sampler.add(member, past, partial(_same, output))
+            order = Order.of(params)
+            if order is not None:
+                past = prompt[len(prompt) - order.history :] if prompt and order.history else []
+                self.rows[index] = self.sampler.add(order, past, partial(_same, output))
         for first, second, direction in batch_update.moved:
             a, b = self.rows.pop(first, None), self.rows.pop(second, None)
             if a is not None:

@@ -15,7 +15,7 @@ import torch
 from vllm import SamplingParams
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcessor, LogitsProcRequestState
 
-from decoding.member import Member
+from decoding.order import Order
 from decoding.row_sampler import Row, RowSampler
 from decoding.vllm_params import check_params
 from decoding.vllm_vocabulary import vocabulary_of
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Slot:
-    """One slot's particle. kept: its tokens so far, the history of a fork among them; last: the token written at the last step."""
+    """One slot's row. kept: its tokens so far, the history of a fork among them; last: the token written at the last step."""
 
-    member: Member
+    order: Order
     kept: list[int] = field(default_factory=list)
     last: int | None = None
     row: Row | None = None
 
 
 class ReweighProcessorV2(LogitsProcessor):
-    """Runs the token sampler on the rows that carry a `Member`; leaves every other row alone."""
+    """Runs the token sampler on the rows that carry an `Order`; leaves every other row alone."""
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self.states = req_states
@@ -50,10 +50,10 @@ class ReweighProcessorV2(LogitsProcessor):
         old = self.slots.pop(req_idx, None)
         if old is not None and old.row is not None:
             self.sampler.discard(old.row)
-        member = Member.of(sampling_params)
-        if member is not None:
-            self.slots[req_idx] = Slot(member)
-        return member is not None
+        order = Order.of(sampling_params)
+        if order is not None:
+            self.slots[req_idx] = Slot(order)
+        return order is not None
 
     def apply(self, logits: torch.Tensor, ctx: LogitsContext) -> torch.Tensor:
         places: list[int] = []
@@ -70,18 +70,17 @@ class ReweighProcessorV2(LogitsProcessor):
         if not places:
             return logits
         rows = [slot.row for slot in slots if slot.row is not None]
-        self.sampler.step(logits, places, rows)
-        for slot, row in zip(slots, rows, strict=True):
-            slot.last = self.sampler.posts[row.member.group, row.member.particle].token
+        for slot, token in zip(slots, self.sampler.step(logits, places, rows), strict=True):
+            slot.last = token
         return logits
 
     def _catch_up(self, slot: Slot, index: int, length: int) -> None:
         """Bring the slot's tokens up to the sequence's length; makes its row at the first step that samples."""
-        start = int(self.states.prompt_len.np[index]) - slot.member.history
+        start = int(self.states.prompt_len.np[index]) - slot.order.history
         count = length - start
         if slot.row is not None and slot.last is not None and count == len(slot.kept) + 1:
             slot.kept.append(slot.last)
         elif count != len(slot.kept):
             slot.kept[:] = self.states.all_token_ids.gpu[index, start:length].tolist()
         if slot.row is None:
-            slot.row = self.sampler.add(slot.member, (), lambda: slot.kept)
+            slot.row = self.sampler.add(slot.order, (), lambda: slot.kept)

@@ -1,17 +1,19 @@
-"""Sequential Monte Carlo in vLLM's scheduler: particles wait for each other, and resampling forks requests in place.
+"""Sequential Monte Carlo in vLLM's scheduler: particles wait for each other, and part ways by forking requests in place.
 
 Engine argument: scheduler_cls="decoding.vllm_scheduler.ReweighScheduler". Every private touch point of the project with
 vLLM's scheduler is in this file. What it overrides and why:
-    add_request                   a request that carries a `Member` joins its group
-    schedule                      particles that have their token are hidden until their group has committed
-    _update_request_with_output   a particle's token goes to its group; nothing is sent while it may still be replaced
-    update_from_output            groups commit, rows are retired and forked, finished groups are sent
-    _get_local_prefix_cache_hit   a fork starts from its parent's own KV blocks, the last one copied on write; so do a
-                                  group's particles at first, from the one that computes their prompt
+    add_request                   a request that carries an `Order` starts a group, as its row 0
+    schedule                      rows that have their tokens are hidden until their group has committed; the workers are
+                                  told which particles ride on which row
+    _update_request_with_output   a row's tokens go to its group; nothing is sent while it may still be replaced
+    update_from_output            groups commit, rows are forked and retired, finished groups are sent
+    _get_local_prefix_cache_hit   a fork starts from its parent's own KV blocks, the last one copied on write
     finish_requests               a group is aborted as a whole
-A fork is a new request under the child's id whose prompt is the parent's text so far. Where the parent's blocks cannot be
-shared (it was preempted, prefix caching is off, the cache is not one group of full attention) vLLM's ordinary prefix
-look-up finds what it can and the rest is computed again: slower, never wrong.
+A group is one request to the outside. Its particles share one row while their texts are equal (at first all of them, so that
+the prompt is computed once; after resampling, the copies), and a fork is a request of the scheduler's own whose prompt is the
+parent's text with another last token. Where the parent's blocks cannot be shared (it was preempted, prefix caching is off, the
+cache is not one group of full attention) vLLM's ordinary prefix look-up finds what it can and the rest is computed again:
+slower, never wrong.
 """
 
 from __future__ import annotations
@@ -22,7 +24,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from vllm.platforms import current_platform
 from vllm.v1.core.kv_cache_manager import KVCacheBlocks
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
@@ -31,27 +32,26 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
 
-from decoding.groups import Group, Status
-from decoding.member import KEY, Member
-from decoding.vllm_worker import ATTRIBUTE
+from decoding.groups import Fork, Group, Status
+from decoding.order import KEY, Order
+from decoding.row_sampler import Post
+from decoding.vllm_worker import POSTS, RIDERS
 from grammars.errors import EngineError
-
-# A group's other particles wait for the first one's prompt where that saves at least so many tokens of prefill: what is
-# computed again for each particle is the prompt's last block. On a GPU a step's latency outweighs far more tokens.
-SHARED_PREFILL_TOKENS = 64 if current_platform.is_cpu() else 2048
 
 
 @dataclass
 class Run:
-    """A group under way. ids and origins: each particle's request id and its request as it came."""
+    """A group under way.
+
+    origin    the request as it came
+    ids       the request id of each row in the batch
+    leaving   rows nobody rides on any more, whose blocks their forks still wait for
+    """
 
     group: Group
+    origin: Request
     ids: dict[int, str] = field(default_factory=dict)
-    origins: dict[int, Request] = field(default_factory=dict)
-
-    @property
-    def complete(self) -> bool:
-        return len(self.ids) == self.group.first.num_particles
+    leaving: set[int] = field(default_factory=set)
 
 
 class ReweighScheduler(Scheduler):
@@ -62,11 +62,12 @@ class ReweighScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refuse_unsound_settings()
-        self.runs: dict[str, Run] = {}
-        self._members: dict[str, tuple[Run, Member]] = {}
+        self.runs: dict[str, Run] = {}  # by the id of the request as it came, as are _touched and _leaving
+        self._rows: dict[str, tuple[Run, int]] = {}
         self._fork_parents: dict[str, str] = {}
-        self._posts: dict[tuple[str, int], Any] = {}
+        self._posts: dict[tuple[str, int], list[Post]] = {}
         self._touched: dict[str, Run] = {}
+        self._leaving: dict[str, Run] = {}
         self._unsent: list[tuple[int, EngineCoreOutput]] = []
         groups = self.kv_cache_config.kv_cache_groups
         self.shares_blocks = (
@@ -97,50 +98,57 @@ class ReweighScheduler(Scheduler):
     # Requests come and go
 
     def add_request(self, request: Request) -> None:
-        member = Member.of(request.sampling_params)
+        order = Order.of(request.sampling_params)
         super().add_request(request)
-        if member is None:
+        if order is None:
             return
-        run = self.runs.get(member.group)
-        if run is None:
-            run = self.runs[member.group] = Run(Group(member))
-        run.ids[member.particle] = request.request_id
-        run.origins[member.particle] = request
-        self._members[request.request_id] = run, member
-        last_block = (request.num_prompt_tokens - 1) % self.block_size
-        saved = last_block * (member.num_particles - 1)
-        if self.shares_blocks and saved >= SHARED_PREFILL_TOKENS and member.particle > 0 and 0 in run.ids:
-            self._fork_parents[request.request_id] = run.ids[0]
-        if member.num_particles > self.max_num_running_reqs:
+        run = Run(Group(order), request)
+        if order.num_particles > self.max_num_running_reqs:
             run.group.error = (
                 "RequestError",
-                f"particles={member.num_particles} is more than the engine's max_num_seqs={self.max_num_running_reqs}",
+                f"particles={order.num_particles} is more than the engine's max_num_seqs={self.max_num_running_reqs}",
             )
-            self._touched[member.group] = run
+        elif any(order.group == other.group.order.group for other in self.runs.values()):
+            run.group.error = ("RequestError", f"group {order.group!r} is under way already: give each order its own")
+        if run.group.error is not None:
+            # It goes through one step as a plain request, since only a step has an output to bring the error.
+            request.sampling_params = copy.copy(request.sampling_params)
+            request.sampling_params.extra_args = None
+        self.runs[request.request_id] = run
+        self._seat(run, 0, request.request_id)
+
+    def _seat(self, run: Run, row: int, request_id: str) -> None:
+        run.ids[row] = request_id
+        self._rows[request_id] = run, row
 
     def finish_requests(self, request_ids: str | Iterable[str] | None, finished_status: RequestStatus) -> list[Request]:
-        """An abort of one particle is an abort of its group: the others' weights mean nothing without it."""
+        """An abort of a group's request ends all its rows."""
         if request_ids is None:
             self._forget(list(self.runs.values()))
             return super().finish_requests(None, finished_status)
         ids = {request_ids} if isinstance(request_ids, str) else set(request_ids)
-        runs = {id(where[0]): where[0] for where in map(self._members.get, ids) if where is not None}
-        for run in runs.values():
-            for particle, request_id in run.ids.items():
-                if request_id not in ids:
-                    ids.add(request_id)
-                    client = run.origins[particle].client_index
-                    self._unsent.append((client, _output(request_id, [], FinishReason.ABORT, None)))
-        self._forget(runs.values())
+        runs = [self.runs[request_id] for request_id in ids if request_id in self.runs]
+        for run in runs:
+            ids.update(run.ids.values())
+        self._forget(runs)
         return super().finish_requests(ids, finished_status)
 
     def _forget(self, runs: Iterable[Run]) -> None:
         for run in runs:
-            self.runs.pop(run.group.first.group, None)
-            self._touched.pop(run.group.first.group, None)
+            for where in (self.runs, self._touched, self._leaving):
+                where.pop(run.origin.request_id, None)
             for request_id in run.ids.values():
-                self._members.pop(request_id, None)
+                self._rows.pop(request_id, None)
                 self._fork_parents.pop(request_id, None)
+
+    def _retire(self, run: Run, rows: Iterable[int]) -> None:
+        """End rows: their blocks are free, or belong to those that share them."""
+        ids = [run.ids.pop(row) for row in rows]
+        for request_id in ids:
+            del self._rows[request_id]
+            self._fork_parents.pop(request_id, None)
+        if ids:
+            super().finish_requests(ids, RequestStatus.FINISHED_STOPPED)
 
     # The barrier
 
@@ -149,119 +157,146 @@ class ReweighScheduler(Scheduler):
         held_waiting = (
             [request for request in self.waiting if self._is_held(request)] if held_running or self.runs else []
         )
+        # Rows that only leave their blocks to their forks take nobody's place.
+        waiting_there = sum(not self._is_leaving(request) for request in held_running)
         if held_running:
             self.running = [request for request in self.running if not self._is_held(request)]
-            self.max_num_active_reqs -= len(held_running)
+            self.max_num_active_reqs -= waiting_there
         if held_waiting:
             self.waiting.remove_requests(held_waiting)
         output = super().schedule(throttle_prefills)
         if held_running:
             self.running = held_running + self.running
-            self.max_num_active_reqs += len(held_running)
+            self.max_num_active_reqs += waiting_there
         for request in reversed(held_waiting):
             self.waiting.prepend_request(request)
         if held_running and not output.total_num_scheduled_tokens:
-            # The others cannot get blocks while these keep theirs: give some back, to be computed again later.
-            victim = self.running.pop(self.running.index(held_running[-1]))
-            self._preempt_request(victim, time.monotonic())
+            self._make_room(held_running)
+        self._let_leave()
+        riders = {
+            (run.group.order.group, row): run.group.riders[row]
+            for run, row in filter(None, map(self._rows.get, output.num_scheduled_tokens))
+            if run.group.error is None
+        }
+        if riders:
+            setattr(output, RIDERS, riders)
         return output
+
+    def _make_room(self, held: list[Request]) -> None:
+        """The others cannot get blocks while held rows keep theirs: give some back, to be computed again later."""
+        if self._leaving:
+            for run in list(self._leaving.values()):
+                self._retire(run, run.leaving)
+                run.leaving = set()
+            self._leaving = {}
+            return
+        victim = self.running.pop(self.running.index(held[-1]))
+        self._preempt_request(victim, time.monotonic())
+
+    def _let_leave(self) -> None:
+        """Retire rows that stayed for their forks, once these have their blocks."""
+        if not self._leaving:
+            return
+        waited_for = {self._fork_parents[request.request_id] for request in self.waiting if self._is_fork(request)}
+        for name, run in list(self._leaving.items()):
+            gone = {row for row in run.leaving if run.ids[row] not in waited_for}
+            self._retire(run, gone)
+            run.leaving -= gone
+            if not run.leaving:
+                del self._leaving[name]
+
+    def _is_fork(self, request: Request) -> bool:
+        return request.request_id in self._fork_parents and request.status is RequestStatus.WAITING
 
     def _preempt_request(self, request: Request, *args: Any, **kwargs: Any) -> None:
         self.preemptions += 1
         super()._preempt_request(request, *args, **kwargs)
 
     def _is_held(self, request: Request) -> bool:
-        """Whether a particle has to wait: for the others' tokens, or for the first one to have computed their prompt."""
-        where = self._members.get(request.request_id)
-        if where is None:
-            return False
-        if where[0].group.holds(where[1].particle):
-            return True
-        parent_id = self._fork_parents.get(request.request_id)
-        if parent_id is None or request.status is not RequestStatus.WAITING:
-            return False
-        parent, behind = self.requests.get(parent_id), self._members[parent_id]
-        if parent is None or behind[0].group.holds(behind[1].particle):
-            return False  # it is gone, or waits itself: to wait for it would be to wait for ever
-        return parent.num_computed_tokens < request.num_tokens - 1
+        """Whether a row waits for the others' tokens, or only stays for its forks."""
+        where = self._rows.get(request.request_id)
+        return where is not None and (where[0].group.holds(where[1]) or where[1] in where[0].leaving)
+
+    def _is_leaving(self, request: Request) -> bool:
+        where = self._rows.get(request.request_id)
+        return where is not None and where[1] in where[0].leaving
 
     # Tokens come in, groups commit
 
     def _update_request_with_output(
         self, request: Request, new_token_ids: list[int], is_stale: bool = False
     ) -> tuple[list[int], bool]:
-        where = self._members.get(request.request_id)
+        where = self._rows.get(request.request_id)
         if where is None:
             return super()._update_request_with_output(request, new_token_ids, is_stale)
-        run, member = where
-        post = self._posts.get((member.group, member.particle))
-        if post is None or len(new_token_ids) != 1:
+        run, row = where
+        self._touched[run.origin.request_id] = run
+        if run.group.error is not None:
+            return [], False
+        posts = self._posts.get((run.group.order.group, row), [])
+        if len(new_token_ids) != 1 or tuple(post.particle for post in posts) != run.group.riders.get(row):
             run.group.error = (
                 "EngineError",
-                "a token arrived without its weight: call collective_rpc('reweigh_install')",
+                "a token arrived without its weights: call collective_rpc('reweigh_install')",
             )
         else:
-            run.group.post(member.particle, post)
+            run.group.post(row, posts, new_token_ids[0])
             request.append_output_token_ids(new_token_ids)
-        self._touched[member.group] = run
         return [], False
 
     def update_from_output(
         self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> dict[int, EngineCoreOutputs]:
-        self._posts = getattr(model_runner_output, ATTRIBUTE, {})
+        self._posts = getattr(model_runner_output, POSTS, {})
         outputs = super().update_from_output(scheduler_output, model_runner_output)
         touched, self._touched = self._touched, {}
         for run in touched.values():
-            if run.group.error is None and run.group.ready and (run.complete or not run.group.lockstep):
+            if run.group.error is None and run.group.ready:
                 self._commit(run)
-            if run.group.finished and run.complete:
-                self._finish(run)
+            if run.group.finished:
+                self._send(run)
+                self._retire(run, list(run.ids))
+                self._forget([run])
         for client, output in self._unsent:
             outputs.setdefault(client, EngineCoreOutputs()).outputs.append(output)
         self._unsent = []
         return outputs
 
     def _commit(self, run: Run) -> None:
-        step = run.group.commit()
-        if run.group.first.stream and run.group.live:
-            request = run.origins[0]
-            self._unsent.append((request.client_index, _output(run.ids[0], run.group.tokens[0][-1:], None, None)))
-        self._retire(run.ids[particle] for particle in step.retired)
-        for child, parent in step.forks:
-            self._fork(run, child, parent)
-
-    def _retire(self, request_ids: Iterable[str]) -> None:
-        ids = [request_id for request_id in request_ids if request_id in self.requests]
-        if ids:
-            super().finish_requests(ids, RequestStatus.FINISHED_STOPPED)
-
-    def _finish(self, run: Run) -> None:
-        """Send every particle's text and, with the first one, what there is to know of the group."""
         group = run.group
-        for particle, request_id in run.ids.items():
-            tokens = group.tokens[particle]
-            if group.first.stream:
-                # All but a last one that was kept at max_tokens is out already.
-                tokens = tokens[-1:] if group.status[particle] is Status.LENGTH else []
-            reason = FinishReason.LENGTH if group.status[particle] is Status.LENGTH else FinishReason.STOP
-            summary = {KEY: group.summary()} if particle == 0 else None
-            self._unsent.append((run.origins[particle].client_index, _output(request_id, tokens, reason, summary)))
-        self._retire(list(run.ids.values()))
-        self._forget([run])
+        step = group.commit()
+        if group.finished:
+            return
+        if group.order.stream:
+            self._unsent.append((run.origin.client_index, _output(run.origin, group.tokens[0][-1:], None, None)))
+        for fork in step.forks:
+            self._fork(run, fork)
+        parents = {fork.parent for fork in step.forks}
+        self._retire(run, [row for row in step.retired if row not in parents])
+        run.leaving.update(row for row in step.retired if row in parents)
+        if run.leaving:
+            self._leaving[run.origin.request_id] = run
+
+    def _send(self, run: Run) -> None:
+        """Send what there is to know of a group that has ended."""
+        group = run.group
+        # All of a streamed text but a last token that was kept at max_tokens is out already.
+        tokens = group.tokens[0][-1:] if group.order.stream and group.status[0] is Status.LENGTH else []
+        cut = all(status is Status.LENGTH for status in group.status)
+        reason = FinishReason.LENGTH if cut else FinishReason.STOP
+        self._unsent.append((run.origin.client_index, _output(run.origin, tokens, reason, {KEY: group.summary()})))
 
     # Forks
 
-    def _fork(self, run: Run, child: int, parent: int) -> None:
-        """Put a new request in the child's place that goes on from the parent's text."""
-        self._retire([run.ids[child]])
-        origin, source = run.origins[child], self.requests[run.ids[parent]]
+    def _fork(self, run: Run, fork: Fork) -> None:
+        """Add a row that goes on from the parent's text with another last token."""
+        source, origin = self.requests[run.ids[fork.parent]], run.origin
+        history = len(run.group.tokens[run.group.riders[fork.row][0]])
         params = copy.copy(origin.sampling_params)
-        member = self._members[run.ids[child]][1].forked(history=len(run.group.tokens[child]), parent=parent)
-        params.extra_args = member.extra_args()
+        params.extra_args = run.group.order.forked(fork.row, history, fork.parent).extra_args()
         request = Request(
-            request_id=run.ids[child],
-            prompt_token_ids=list(source.all_token_ids),
+            request_id=f"{origin.request_id}/{fork.row}",
+            prompt_token_ids=[*source.all_token_ids[:-1], fork.token],
             sampling_params=params,
             pooling_params=None,
             client_index=origin.client_index,
@@ -271,12 +306,14 @@ class ReweighScheduler(Scheduler):
             priority=origin.priority,
             trace_headers=origin.trace_headers,
         )
-        # The parent's hashes are the child's: hashing the text again would cost its length.
-        request.block_hashes = list(source.block_hashes)
+        # The parent's hashes are the child's, but for a block that its last token has filled: hashing all would cost the length.
+        request.block_hashes = source.block_hashes[: (request.num_tokens - 1) // self.hash_block_size]
         request._block_hasher = source._block_hasher
+        request.update_block_hashes()
         request.prefill_stats = None
         self.requests[request.request_id] = request
         self.waiting.prepend_request(request)
+        self._seat(run, fork.row, request.request_id)
         self._fork_parents[request.request_id] = source.request_id
 
     def _get_local_prefix_cache_hit(self, request: Request) -> tuple[KVCacheBlocks, int, int, bool]:
@@ -298,8 +335,8 @@ class ReweighScheduler(Scheduler):
 
 
 def _output(
-    request_id: str, tokens: list[int], reason: FinishReason | None, summary: dict[str, Any] | None
+    request: Request, tokens: list[int], reason: FinishReason | None, summary: dict[str, Any] | None
 ) -> EngineCoreOutput:
     return EngineCoreOutput(
-        request_id=request_id, new_token_ids=list(tokens), finish_reason=reason, kv_transfer_params=summary
+        request_id=request.request_id, new_token_ids=list(tokens), finish_reason=reason, kv_transfer_params=summary
     )

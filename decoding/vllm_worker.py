@@ -1,7 +1,8 @@
-"""The worker's side of the way back: what the row sampler posted rides out on the model runner's own output.
+"""The worker's side of the way there and back: who draws from which row rides in on the scheduler's own output, and what the
+row sampler posted rides out on the model runner's.
 
 Engine argument: worker_extension_cls="decoding.vllm_worker.WorkerExtension"; then collective_rpc("reweigh_install").
-The output is pickled whole between processes, so weights arrive exact (float64) under every executor.
+Both are pickled whole between processes, so weights arrive exact (float64) under every executor.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Any
 from decoding.row_sampler import RowSampler
 from grammars.errors import EngineError
 
-ATTRIBUTE = "reweigh_posts"
+RIDERS = "reweigh_riders"
+POSTS = "reweigh_posts"
 
 
 class WorkerExtension:
@@ -20,20 +22,25 @@ class WorkerExtension:
     model_runner: Any
 
     def reweigh_install(self) -> bool:
-        """Have every model runner output carry the posts of its step. Idempotent; returns True."""
+        """Tell the row sampler the riders of every step, and have every output carry the step's posts. Idempotent; returns True."""
         runner = self.model_runner
         if getattr(runner, "_reweigh_installed", False):
             return True
-        original, sampler = runner.sample_tokens, row_sampler_of(runner)
+        execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
+
+        def execute_model(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
+            sampler.riders = getattr(scheduler_output, RIDERS, {})
+            return execute(scheduler_output, *arguments, **named)
 
         def sample_tokens(grammar_output: Any) -> Any:
-            output = original(grammar_output)
+            output = sample(grammar_output)
             posts = sampler.take_posts()
             if posts:
                 # The V2 runner wraps its output until the copy from the device has ended.
-                setattr(getattr(output, "model_runner_output", output), ATTRIBUTE, posts)
+                setattr(getattr(output, "model_runner_output", output), POSTS, posts)
             return output
 
+        runner.execute_model = execute_model
         runner.sample_tokens = sample_tokens
         runner._reweigh_installed = True
         return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -89,6 +89,7 @@ class RowCandidates:
     logits      [V], log p(t) = logits[t] + logits_offset, -inf where the row is masked. Given these, a row goes on when
                 all its remaining masses have underflowed: a forced token with p = e^-200 is still found. A function is
                 called once, when they are needed.
+    struck      tokens drawn already, by this stream and elsewhere
 
     A draw costs two short cumsums and is nearly independent of V. What is drawn is struck from a private copy of its
     chunk, whose sum is taken anew from the members that stay: the remaining mass is never a difference. A row with a
@@ -116,6 +117,7 @@ class RowCandidates:
         sums: np.ndarray | None = None,
         logits: np.ndarray | Callable[[], np.ndarray] | None = None,
         logits_offset: float = 0.0,
+        struck: Sequence[int] = (),
     ) -> None:
         self._masses = masses
         self._scale = log_scale
@@ -128,6 +130,7 @@ class RowCandidates:
         self._cdf: np.ndarray | None = None
         # Below this a sum has lost digits to subnormal masses.
         self._tiny = 1e-30 if masses.dtype == np.float32 else 1e-290
+        self._strike(struck)
 
     @property
     def log_remaining(self) -> float:
@@ -160,11 +163,7 @@ class RowCandidates:
         best = np.lexsort((tokens, -masses))[:k]
         best = best[masses[best] > 0.0]
         chosen, log_probs = tokens[best], np.log(masses[best]) + self._scale
-        for token in chosen.tolist():
-            self._strike(token)
-        for chunk in set((chosen // CHUNK).tolist()):
-            self._sums[chunk] = self._own[chunk].sum()
-        self._cdf = None
+        self._strike(chosen.tolist())
         return chosen, log_probs
 
     def keep(self, bitmask: np.ndarray) -> None:
@@ -258,11 +257,15 @@ class RowCandidates:
             masses[inside] = self._own[chunk]
         return tokens, masses
 
-    def _strike(self, token: int) -> None:
-        """Take one token out, leaving its chunk's sum to the caller."""
-        chunk, index = divmod(token, CHUNK)
-        self._own_chunk(chunk)[index] = 0.0
-        self._struck.append(token)
+    def _strike(self, tokens: Sequence[int]) -> None:
+        """Take tokens out."""
+        for token in tokens:
+            chunk, index = divmod(token, CHUNK)
+            self._own_chunk(chunk)[index] = 0.0
+            self._struck.append(token)
+        for chunk in {token // CHUNK for token in tokens}:
+            self._sums[chunk] = self._own[chunk].sum()
+        self._cdf = None
 
     def _own_chunk(self, chunk: int) -> np.ndarray:
         """The members' masses in a private copy, float64 [<= CHUNK]."""

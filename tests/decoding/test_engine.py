@@ -16,7 +16,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from decoding.member import KEY
+from decoding.order import KEY
 from grammars.errors import (
     DeadEnd,
     EngineError,
@@ -289,8 +289,19 @@ def test_a_stream_that_is_left_frees_its_rows(engine: Engine):
     assert_nothing_left(engine)
 
 
+def test_equal_texts_are_computed_once(engine: Engine):
+    """The model is asked once for each distinct text that some particle had on its way, its end included."""
+    options = ["The same long head, a", "The same long head, b"]
+    many = engine.generate("Say: ", choice=options, particles=12, ess_threshold=0.0, max_tokens=30, seed=2)
+    assert set(many.finish_reasons) == {"stop"}
+    texts = {tuple(tokens[:n]) for tokens in many.tokens for n in range(len(tokens) + 1)}
+    assert many.stats.computed_rows == len(texts) < many.stats.sampled_tokens == sum(map(len, many.tokens)) + 12
+    resampled = engine.generate("Say: ", choice=options, particles=12, ess_threshold=1.0, max_tokens=30, seed=2)
+    assert resampled.ancestry and resampled.stats.computed_rows < resampled.stats.sampled_tokens
+
+
 def test_plain_requests_beside_groups_are_vllms_own(engine: Engine):
-    """A request without a member, in the same batch as SMC groups, gets what vLLM gives it alone (greedy: exactly)."""
+    """A request without an order, in the same batch as SMC groups, gets what vLLM gives it alone (greedy: exactly)."""
     from vllm import SamplingParams
     from vllm.inputs.engine import tokens_input
 
@@ -394,11 +405,11 @@ def test_every_kind_of_value_is_jsonable(engine: Engine):
 
 
 def test_a_long_choice_travels_as_one_text(engine: Engine):
-    """Every particle's order holds the very same text, not a copy of 50,000 names."""
+    """An order holds the cached text of 50,000 names, and every row's order the very same one."""
     names = [f"name {k}" for k in range(50_000)]
     requests, _ = engine._requests("I am ", None, {"choice": names, "particles": 16, "max_tokens": 12, "seed": 1})
-    members = engine._ticket(requests[0]).members
-    assert len(members) == 16 and len({id(member.extra_args()[KEY]["constraint"]) for member in members}) == 1
+    order = engine._ticket(requests[0]).order
+    assert order.forked(3, 1, 0).extra_args()[KEY]["constraint"] is order.constraint
     result = engine.generate("I am ", choice=names, particles=16, seed=1, max_tokens=12)
     assert set(result.posterior()) <= set(names)
 
@@ -424,7 +435,7 @@ def test_numbers_and_token_ids_of_numpy_are_numbers(engine: Engine):
 def assert_nothing_left(engine: Engine) -> None:
     scheduler = engine._driver.scheduler
     pool = scheduler.kv_cache_manager.block_pool
-    assert not scheduler.runs and not scheduler._members and not scheduler.requests
+    assert not scheduler.runs and not scheduler._rows and not scheduler._leaving and not scheduler.requests
     assert pool.get_num_free_blocks() == pool.num_gpu_blocks - 1
 
 

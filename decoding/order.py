@@ -1,4 +1,4 @@
-"""One particle's order, as it travels to the engine inside `SamplingParams.extra_args`: plain data, JSON-able."""
+"""One group's order, as it travels to the engine inside `SamplingParams.extra_args`: plain data, JSON-able."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ LEAST_TEMPERATURE = 1e-4
 
 
 @dataclass(frozen=True)
-class Member:
-    """Particle `particle` of the `num_particles` that make up `group`.
+class Order:
+    """What a group of particles is to draw: one vLLM request carries it, and so does every row the scheduler adds to it.
 
     constraint     the language's spec as JSON text, or None for no constraint: a text is copied and compared for nothing
     sampler        name or options of a token sampler
     temperature    p is softmax(logits / temperature); temperature > 0
-    max_tokens     tokens of the text, its EOS included
+    max_tokens     tokens of a text, its EOS included
     truncate       False: the target is conditioned on ending within max_tokens (EOS is forced at the last place).
                    True: a text that reaches max_tokens is kept as it stands, a viable prefix
-    history        how many tokens at the end of the engine's prompt are this particle's own (set when it was forked)
-    parent         the particle it was forked from
+    row            the row of the group this copy stands for; the request as it comes is row 0
+    history        how many tokens at the end of the engine's prompt were generated (set when the row was forked)
+    parent         the row it was forked from
     """
 
     group: str
-    particle: int
     num_particles: int
     constraint: str | None
     sampler: str | dict[str, Any]
@@ -43,14 +43,15 @@ class Member:
     resampling: str = "systematic"
     resample_every: int | None = None
     stream: bool = False
+    row: int = 0
     history: int = 0
     parent: int | None = None
 
     def extra_args(self) -> dict[str, Any]:
         return {KEY: {name: getattr(self, name) for name in self.__dataclass_fields__}}
 
-    def forked(self, history: int, parent: int) -> Member:
-        return replace(self, history=history, parent=parent)
+    def forked(self, row: int, history: int, parent: int) -> Order:
+        return replace(self, row=row, history=history, parent=parent)
 
     @property
     def smc(self) -> SMC:
@@ -63,22 +64,20 @@ class Member:
         )
 
     @classmethod
-    def of(cls, sampling_params: Any) -> Member | None:
-        """The member a request's sampling parameters carry; None for a request that is none of ours."""
+    def of(cls, sampling_params: Any) -> Order | None:
+        """The order a request's sampling parameters carry; None for a request that is none of ours."""
         extra = getattr(sampling_params, "extra_args", None)
         payload = extra.get(KEY) if extra else None
         if payload is None:
             return None
         if not isinstance(payload, Mapping):
             raise RequestError(
-                f"extra_args[{KEY!r}] is {type(payload).__name__}; a mapping made by Member.extra_args() was wanted"
+                f"extra_args[{KEY!r}] is {type(payload).__name__}; a mapping made by Order.extra_args() was wanted"
             )
         try:
             return cls(**payload)
         except TypeError as error:
-            raise RequestError(
-                f"extra_args[{KEY!r}] does not fit: {error}; make it with Member.extra_args()"
-            ) from error
+            raise RequestError(f"extra_args[{KEY!r}] does not fit: {error}; make it with Order.extra_args()") from error
 
     def check(self) -> None:
         """Raise RequestError naming the field that is out of range."""
@@ -92,7 +91,7 @@ class Member:
             )
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens={self.max_tokens}: at least 1 was wanted, the text's end included")
-        if not 0 <= self.particle < self.num_particles:
-            raise RequestError(f"particle={self.particle} does not lie in 0..{self.num_particles - 1}")
+        if self.num_particles < 1:
+            raise RequestError(f"num_particles={self.num_particles}: at least 1 was wanted")
         token_sampler(self.sampler)
         _ = self.smc
