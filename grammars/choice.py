@@ -1,172 +1,180 @@
-"""A list of texts, one of which is written: exact, and quick for 100,000 of them."""
+"""A closed set of texts, one of which is written: a handful, or a million names."""
 
 from __future__ import annotations
 
+import os
 import threading
-import typing
-from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
+from weakref import WeakValueDictionary
 
 import numpy as np
 
+from grammars.choice_names import digest_of, encoded, listed, read_file, trie_of
+from grammars.choice_trie import ByteTrie, next_tokens, token_trie
 from grammars.constraint import Language
 from grammars.errors import GrammarError
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
-CACHED_MASKS = 256
+# A larger set does not travel with each request: it goes by a file's name, or by a handle within its process.
+MAX_SPEC_BYTES = 1 << 18
+CACHED_MASK_BYTES = 16 << 20
+
+# Large sets in this process, for as long as somebody holds one of their languages or compiled constraints.
+_IN_MEMORY: WeakValueDictionary[str, ByteTrie] = WeakValueDictionary()
 
 
 @grammar("choice")
-@dataclass(frozen=True)
 class Choice(Language):
-    """Exactly the given texts; one may be a prefix of another.
+    """Exactly the given texts; one may be a prefix of another, and a text given twice counts once.
 
-    options  texts, not empty, all different; or Literal["yes", "no"]
+    names  a list or an iterator of texts, none of them empty; Literal["yes", "no"]; or a path: a UTF-8 text file with one
+           name a line, blank lines left out. {"file": path} is the same in a spec, with "sha256" to pin the content.
+
+    Up to 256 KiB of texts travel as they are. Of more, in memory, only a handle travels, which other processes cannot
+    resolve (a GrammarError says so): a file reaches every process that can read it. The file is read when the language is
+    made; a process that finds another content there raises GrammarError.
     """
-
-    options: tuple[str, ...]
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"choice": ["yes", "no"]}, ("yes", "no"), ("", "y", "yess", "maybe")),
-        Example({"choice": ["a", "ab", "abc", "b c", "é", "你好", "你们"]}, ("a", "ab", "é", "你们"), ("", "b", "abcd", "你")),
+        Example(
+            {"choice": ["a", "ab", "abc", "b c", "é", "你好", "你们"]},
+            ("a", "ab", "é", "你们"),
+            ("", "b", "abcd", "你"),
+        ),
     )
 
-    def __post_init__(self) -> None:
-        options: Any = self.options
-        if typing.get_origin(options) is typing.Literal:
-            options = typing.get_args(options)
-        if isinstance(options, str) or not isinstance(options, Iterable):
-            raise GrammarError(f"choice must be a list of texts, not {type(options).__name__}: write choice=['yes', 'no']")
-        options = tuple(options)
-        if not options:
-            raise GrammarError("choice has no options: give at least one text")
-        seen: dict[str, int] = {}
-        for k, option in enumerate(options):
-            if not isinstance(option, str):
-                raise GrammarError(f"choice option {k} is {option!r}, of type {type(option).__name__}; give texts: str({option!r})")
-            if not option:
-                raise GrammarError(f"choice option {k} is empty: leave it out, or use a regex such as (yes|no)?")
-            if option in seen:
-                raise GrammarError(f"choice options {seen[option]} and {k} are both {option!r}: leave one out")
-            seen[option] = k
-            try:
-                option.encode()
-            except UnicodeEncodeError as error:
-                raise GrammarError(f"choice option {k}, {option!r}, is not text: {error.reason}") from error
-        object.__setattr__(self, "options", options)
+    def __init__(self, names: Any) -> None:
+        if isinstance(names, Mapping) and set(names) == {"memory"}:
+            names = names["memory"]
+            trie = _IN_MEMORY.get(names) if isinstance(names, str) else None
+            if trie is None:
+                raise GrammarError(
+                    "a choice among very many texts in memory cannot cross to another process, and ends with its language: "
+                    'write the texts to a file, one a line, and give the path, or {"choice": {"file": path}}'
+                )
+            self.trie, self._source = trie, {"memory": names}
+        elif isinstance(names, os.PathLike) or (isinstance(names, Mapping) and "file" in names):
+            reference = names if isinstance(names, Mapping) else {"file": names}
+            if unknown := set(reference) - {"file", "sha256"}:
+                raise GrammarError(f'choice from a file takes "file" and "sha256", not {sorted(map(str, unknown))}')
+            path, sha256, self.trie = read_file(reference["file"], reference.get("sha256"))
+            self._source = {"file": path, "sha256": sha256}
+        else:
+            self.trie, self._source = _held(listed(names))
 
     @property
     def spec(self) -> dict[str, Any]:
-        return {"choice": list(self.options)}
+        return {"choice": self._source}
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The texts: in the order given if they are few, in byte order if they are many or a file's."""
+        if isinstance(self._source, list):
+            return tuple(self._source)
+        return tuple(name.decode() for name in self.trie)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Choice) and self._source == other._source
+
+    def __hash__(self) -> int:
+        return hash(str(self._source))
+
+    def __repr__(self) -> str:
+        text = repr(self._source)
+        return f"Choice({text if len(text) <= 80 else text[:77] + '...'})"
 
     def compile(self, vocabulary: Vocabulary) -> ChoiceConstraint:
-        return ChoiceConstraint(sorted(option.encode() for option in self.options), vocabulary)
+        return ChoiceConstraint(self.trie, vocabulary)
+
+
+def _held(options: Iterable[Any]) -> tuple[ByteTrie, Any]:
+    """The trie of some texts, and what stands for them in a spec."""
+    names = encoded(options)
+    unique = dict.fromkeys(names)
+    # JSON writes a text in quotes with a comma and a space.
+    if sum(map(len, unique)) + 4 * len(unique) <= MAX_SPEC_BYTES:
+        return trie_of(unique), [name.decode() for name in unique]
+    handle = digest_of(names)
+    trie = _IN_MEMORY.get(handle)
+    if trie is None:
+        trie = _IN_MEMORY[handle] = trie_of(unique)
+    return trie, {"memory": handle}
 
 
 class ChoiceConstraint:
-    """The options in byte order: those that begin with a prefix are neighbours, so a state is an interval."""
+    """A trie of texts beside a trie of tokens. A state is a node of the former."""
 
     can_mask = True
 
-    def __init__(self, options: list[bytes], vocabulary: Vocabulary) -> None:
-        self.options = options
+    def __init__(self, trie: ByteTrie, vocabulary: Vocabulary) -> None:
+        self.trie = trie
         self.vocabulary = vocabulary
-        self._masks: OrderedDict[bytes, np.ndarray] = OrderedDict()
+        self.tokens = token_trie(vocabulary)
+        self._masks: OrderedDict[int, np.ndarray] = OrderedDict()
+        self._room = max(CACHED_MASK_BYTES // (4 * vocabulary.mask_words), 16)
         self._lock = threading.Lock()
 
     def start(self) -> ChoiceState:
-        return ChoiceState(self, b"", 0, len(self.options))
+        return ChoiceState(self, 0)
 
-    def mask(self, state: ChoiceState) -> np.ndarray:
-        """The bitmask of a state, from the cache where some sequence has been there lately."""
+    def mask(self, node: int) -> np.ndarray:
+        """The bitmask at a node, from the cache where some sequence has been there lately."""
         with self._lock:
-            mask = self._masks.get(state.prefix)
+            mask = self._masks.get(node)
             if mask is not None:
-                self._masks.move_to_end(state.prefix)
+                self._masks.move_to_end(node)
                 return mask
-        tokens = self._next_tokens(state)
-        if state.is_complete:
-            tokens.append(self.vocabulary.eos)
+        tokens = next_tokens(self.trie, node, self.tokens)
+        if self.trie.is_end(node):
+            tokens = np.append(tokens, self.vocabulary.eos)
         mask = self.vocabulary.bitmask(tokens)
         with self._lock:
-            self._masks[state.prefix] = mask
-            while len(self._masks) > CACHED_MASKS:
+            self._masks[node] = mask
+            while len(self._masks) > self._room:
                 self._masks.popitem(last=False)
         return mask
 
-    def _next_tokens(self, state: ChoiceState) -> list[int]:
-        """The tokens that keep some option within reach: options and tokens are walked side by side, as two tries."""
-        options = self.options
-        written, ids = self.vocabulary.by_bytes
-        found: list[int] = []
-        depth = len(state.prefix)
-        # Interval of options and interval of tokens, with the bytes that all these tokens begin with.
-        stack = [(state.low, state.high, 0, len(written), b"")]
-        while stack:
-            low, high, first, end, text = stack.pop()
-            at = depth + len(text)
-            if len(options[low]) == at:
-                low += 1
-            while low < high:
-                longer = text + options[low][at : at + 1]
-                beyond = longer + b"\xff"  # No UTF-8 text has the byte FF: this sorts after all that begins with `longer`.
-                split = bisect_left(options, state.prefix + beyond, low, high)
-                first = bisect_left(written, longer, first, end)
-                inner = first
-                while inner < end and written[inner] == longer:
-                    found.append(ids[inner])
-                    inner += 1
-                inner_end = bisect_left(written, beyond, inner, end)
-                if inner < inner_end:
-                    stack.append((low, split, inner, inner_end, longer))
-                low, first = split, inner_end
-        return found
-
 
 class ChoiceState:
-    """The options from `low` up to `high` begin with `prefix`, the text so far; at least one does."""
+    """The text so far, as its node in the trie."""
 
-    __slots__ = ("_constraint", "high", "low", "prefix")
+    __slots__ = ("_constraint", "_node")
 
     mask_is_exact = True
 
-    def __init__(self, constraint: ChoiceConstraint, prefix: bytes, low: int, high: int) -> None:
+    def __init__(self, constraint: ChoiceConstraint, node: int) -> None:
         self._constraint = constraint
-        self.prefix = prefix
-        self.low = low
-        self.high = high
+        self._node = node
 
     @property
     def is_complete(self) -> bool:
-        # The shortest of the options that share a prefix comes first.
-        return self._constraint.options[self.low] == self.prefix
+        return self._constraint.trie.is_end(self._node)
 
     def bitmask(self) -> np.ndarray:
-        return self._constraint.mask(self)
+        return self._constraint.mask(self._node)
 
     def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
         if masked:
             return np.ones(len(tokens), dtype=bool)
-        return np.array([self._accepts(t) for t in tokens.tolist()], dtype=bool)
-
-    def _accepts(self, token: int) -> bool:
-        constraint = self._constraint
-        written = constraint.vocabulary.bytes_of(token)
-        if not written:
-            return token == constraint.vocabulary.eos and self.is_complete
-        text = self.prefix + written
-        k = bisect_left(constraint.options, text, self.low, self.high)
-        return k < self.high and constraint.options[k].startswith(text)
+        vocabulary, after, node = self._constraint.vocabulary, self._constraint.trie.after, self._node
+        return np.array(
+            [
+                after(node, written) >= 0
+                if (written := vocabulary.bytes_of(t))
+                else t == vocabulary.eos and self.is_complete
+                for t in tokens.tolist()
+            ],
+            dtype=bool,
+        )
 
     def advance(self, token: int) -> ChoiceState:
         constraint = self._constraint
         if token == constraint.vocabulary.eos:
             return self
-        text = self.prefix + constraint.vocabulary.bytes_of(token)
-        low = bisect_left(constraint.options, text, self.low, self.high)
-        assert low < self.high and constraint.options[low].startswith(text), f"token {token} is not accepted here"
-        return ChoiceState(constraint, text, low, bisect_left(constraint.options, text + b"\xff", low, self.high))
+        node = constraint.trie.after(self._node, constraint.vocabulary.bytes_of(token))
+        assert node >= 0, f"token {token} is not accepted here"
+        return ChoiceState(constraint, node)

@@ -1,0 +1,142 @@
+"""Where a closed set comes from: texts given by hand, an iterator, or a file with one name a line."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+from grammars.choice_trie import ByteTrie
+from grammars.errors import GrammarError
+
+# Some 13 million names of 20 bytes; building takes ten times that in memory.
+MAX_BYTES = 256 << 20
+MAX_NAME_BYTES = 1 << 16
+
+_FROM_FILE: WeakValueDictionary[tuple[str, str], ByteTrie] = WeakValueDictionary()
+# (path, size in bytes, time of the last change in ns) -> SHA-256 of the content: a file is read again only if it changed.
+_HASHES: dict[tuple[str, int, int], str] = {}
+
+
+def encoded(options: Iterable[Any]) -> list[bytes]:
+    """Texts as UTF-8, in their order; GrammarError naming the first that will not do, or the limit that is passed."""
+    names: list[bytes] = []
+    size = 0
+    for place, option in enumerate(options):
+        if not isinstance(option, str):
+            raise GrammarError(
+                f"choice option {place} is {_shown(option)}, of type {type(option).__name__}; give texts: str({_shown(option)})"
+            )
+        try:
+            name = option.encode()
+        except UnicodeEncodeError as error:
+            raise GrammarError(f"choice option {place}, {_shown(option)}, is not text: {error.reason}") from error
+        if not name:
+            raise GrammarError(f"choice option {place} is empty: leave it out, or use a regex such as (yes|no)?")
+        size += len(name)
+        if size > MAX_BYTES:
+            raise GrammarError(f"choice has more than {MAX_BYTES >> 20} MiB of options, {place} and more: give fewer")
+        names.append(name)
+    if not names:
+        raise GrammarError("choice has no options: give at least one text")
+    _check_lengths(names, "option")
+    return names
+
+
+def trie_of(names: Iterable[bytes]) -> ByteTrie:
+    return ByteTrie(sorted(set(names)))
+
+
+def digest_of(names: Iterable[bytes]) -> str:
+    """The same for the same set, however it was given."""
+    found = hashlib.sha256()
+    for name in sorted(set(names)):
+        found.update(len(name).to_bytes(4, "little") + name)
+    return found.hexdigest()
+
+
+def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
+    """The names of a UTF-8 text file, one a line; blank lines and the line ends are left out, all else counts.
+
+    sha256   what the content must be, in hexadecimal; None takes it as it is
+    returns  the absolute path, the SHA-256, the names
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise GrammarError(f"choice file must be a path, not {_shown(path)}")
+    if sha256 is not None and not isinstance(sha256, str):
+        raise GrammarError(f"choice sha256 must be a text in hexadecimal, not {_shown(sha256)}")
+    file = Path(os.path.abspath(os.path.expanduser(path)))
+    try:
+        stat = file.stat()
+        if not file.is_file():
+            raise GrammarError(f"choice file {str(file)!r} is not a regular file; write the names to one, one a line")
+        if stat.st_size > MAX_BYTES:
+            raise GrammarError(
+                f"choice file {str(file)!r} has {stat.st_size >> 20} MiB, more than {MAX_BYTES >> 20}: split it up"
+            )
+        version = (str(file), stat.st_size, stat.st_mtime_ns)
+        digest = _HASHES.get(version)
+        trie = None if digest is None else _FROM_FILE.get((str(file), digest))
+        if digest is None or trie is None:
+            content = file.read_bytes()
+            digest = hashlib.sha256(content).hexdigest()
+            trie = _FROM_FILE.get((str(file), digest))
+    except (OSError, ValueError) as error:
+        if isinstance(error, GrammarError):
+            raise
+        raise GrammarError(f"choice file {str(file)!r} cannot be read: {error}") from error
+    if sha256 is not None and sha256 != digest:
+        raise GrammarError(
+            f"choice file {str(file)!r} is not the one that was meant: its SHA-256 is {digest}, not {sha256}; it changed, or "
+            "another machine has another file there"
+        )
+    if trie is None:
+        trie = trie_of(_lines(content, file))
+        _FROM_FILE[str(file), digest] = trie
+    if len(_HASHES) >= 256:
+        _HASHES.clear()
+    _HASHES[version] = digest
+    return str(file), digest, trie
+
+
+def _lines(content: bytes, file: Path) -> list[bytes]:
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise GrammarError(f"choice file {str(file)!r} is not UTF-8 in line {line}: {error.reason}") from error
+    content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
+    names = [line for line in content.split(b"\n") if line and not line.isspace()]
+    if not names:
+        raise GrammarError(f"choice file {str(file)!r} has no names: write one a line")
+    _check_lengths(names, f"file {str(file)!r}: name")
+    return names
+
+
+def _check_lengths(names: list[bytes], what: str) -> None:
+    longest = max(names, key=len)
+    if len(longest) > MAX_NAME_BYTES:
+        raise GrammarError(
+            f"choice {what} {names.index(longest)} has {len(longest)} bytes, more than {MAX_NAME_BYTES}: leave it out"
+        )
+
+
+def listed(options: Any) -> Iterator[Any] | Iterable[Any]:
+    """The texts of a list, an iterator, or Literal[...]; GrammarError for what is none of these."""
+    if typing.get_origin(options) is typing.Literal:
+        return typing.get_args(options)
+    if isinstance(options, str | bytes | Mapping) or not isinstance(options, Iterable):
+        raise GrammarError(
+            f"choice must be a list of texts, not {type(options).__name__}: write choice=['yes', 'no']; for a file with one "
+            'name a line choice=pathlib.Path("names.txt"), in a spec {"choice": {"file": "names.txt"}}'
+        )
+    return options
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
