@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from grammars.choice_names import digest_of, encoded, listed, read_file, trie_of
+from grammars.choice_names import digest_of, encoded, in_order, listed, read_file
 from grammars.choice_trie import ByteTrie, next_tokens, token_trie
 from grammars.constraint import Language
 from grammars.errors import GrammarError
@@ -94,14 +94,14 @@ class Choice(Language):
 def _held(options: Iterable[Any]) -> tuple[ByteTrie, Any]:
     """The trie of some texts, and what stands for them in a spec."""
     names = encoded(options)
-    unique = dict.fromkeys(names)
+    ordered = in_order(names)
     # JSON writes a text in quotes with a comma and a space.
-    if sum(map(len, unique)) + 4 * len(unique) <= MAX_SPEC_BYTES:
-        return trie_of(unique), [name.decode() for name in unique]
-    handle = digest_of(names)
+    if sum(map(len, ordered)) + 4 * len(ordered) <= MAX_SPEC_BYTES:
+        return ByteTrie(ordered), [name.decode() for name in dict.fromkeys(names)]
+    handle = digest_of(ordered)
     trie = _IN_MEMORY.get(handle)
     if trie is None:
-        trie = _IN_MEMORY[handle] = trie_of(unique)
+        trie = _IN_MEMORY[handle] = ByteTrie(ordered)
     return trie, {"memory": handle}
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
+import numpy as np
+
 from grammars.choice_trie import ByteTrie
 from grammars.errors import GrammarError
 
@@ -47,16 +49,15 @@ def encoded(options: Iterable[Any]) -> list[bytes]:
     return names
 
 
-def trie_of(names: Iterable[bytes]) -> ByteTrie:
-    return ByteTrie(sorted(set(names)))
+def in_order(names: Iterable[bytes]) -> list[bytes]:
+    """Ascending, each once."""
+    return sorted(set(names))
 
 
-def digest_of(names: Iterable[bytes]) -> str:
-    """The same for the same set, however it was given."""
-    found = hashlib.sha256()
-    for name in sorted(set(names)):
-        found.update(len(name).to_bytes(4, "little") + name)
-    return found.hexdigest()
+def digest_of(names: list[bytes]) -> str:
+    """names  as `in_order` leaves them: the digest is the same for the same set, however it was given"""
+    lengths = np.fromiter(map(len, names), "<u4", len(names))
+    return hashlib.sha256(lengths.tobytes() + b"".join(names)).hexdigest()
 
 
 def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
@@ -95,7 +96,7 @@ def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
             "another machine has another file there"
         )
     if trie is None:
-        trie = trie_of(_lines(content, file))
+        trie = ByteTrie(in_order(_lines(content, file)))
         _FROM_FILE[str(file), digest] = trie
     if len(_HASHES) >= 256:
         _HASHES.clear()

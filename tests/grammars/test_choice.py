@@ -182,7 +182,7 @@ def test_a_changed_file_is_read_again_and_an_unchanged_one_is_not(tmp_path, monk
     file = tmp_path / "names.txt"
     file.write_text("a\nb")
     first = Choice(file)
-    monkeypatch.setattr(choice_names, "trie_of", None)  # Nothing is built again.
+    monkeypatch.setattr(choice_names, "ByteTrie", None)  # Nothing is built again.
     assert Choice(file).trie is first.trie
     monkeypatch.undo()
     file.write_text("a\nb\nc")
