@@ -1,4 +1,4 @@
-"""Regular expressions: the texts that a pattern of Python's `re` matches in full."""
+"""Regular expressions: the texts that a pattern of Python's `re`, or of the `regex` module, matches in full."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 
 from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
+from grammars.pattern import Pattern
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
@@ -21,8 +22,9 @@ from grammars.vocabulary import Vocabulary
 class Regex(Language):
     """Texts x with `re.fullmatch(pattern, x)`: the syntax and the meaning are those of Python's `re`.
 
-    What a regular language cannot say, or llguidance cannot follow, is an error: look-around, back-references, `\\b`,
-    anchors inside the pattern, atomic groups and possessive repetition. Greedy and lazy repetition match the same texts.
+    A regular pattern is a mask, and nothing else. Any other is a `Pattern`, read by the `regex` module, which means the
+    same by it: look-around, back-references, `\\b`, anchors inside, atomic groups, possessive repetition; and so is what only
+    that module can read: recursion, `\\p{...}`, look-behind of any width.
 
     pattern  a pattern, or a compiled one with its flags
     """
@@ -33,7 +35,9 @@ class Regex(Language):
         Example({"regex": r"\d{4}-\d{2}-\d{2}"}, ("2024-02-30", "٢٠٢٤-01-01"), ("2024-2-3", "", "2024-02-30\n")),
         Example({"regex": r"^(?:yes|no|yes, but .*)$"}, ("yes", "no", "yes, but é"), ("y", "yesno", "yes, but \n")),
         Example({"regex": r"(?i:straße|[^a-c/\s]+)?"}, ("", "STRAßE", "xyz"), ("ab", "B", "x y", "/")),
-        Example({"regex": r"(?P<word>\w+?)(?:[ \]&&[]\S)*"}, ("naïve", "你好 x]]&é", "_"), ("", " ", "a ", "a b ", "aéb(c")),
+        Example(
+            {"regex": r"(?P<word>\w+?)(?:[ \]&&[]\S)*"}, ("naïve", "你好 x]]&é", "_"), ("", " ", "a ", "a b ", "aéb(c")
+        ),
         Example({"regex": r"(?s).{2}\u00e9*(?-s:.)"}, ("\n\nx", "a\néé"), ("\n\n\n", "ab")),
     )
 
@@ -46,7 +50,21 @@ class Regex(Language):
             object.__setattr__(self, "pattern", pattern)
         if not isinstance(pattern, str):
             raise GrammarError(f"regex must be a str or a compiled str pattern, not {type(pattern).__name__}")
-        to_rust(pattern)
+        self._translated()
+
+    def _translated(self) -> str | Pattern:
+        """The pattern in Rust's syntax; where it is none of a regular language, the language that tests it."""
+        try:
+            return to_rust(self.pattern)
+        except Malformed:
+            # Perhaps only `re` cannot read it; if neither can, what `re` says is what its users know.
+            try:
+                return Pattern(self.pattern)
+            except GrammarError:
+                pass
+            raise
+        except NotRegular:
+            return Pattern(self.pattern)
 
     @property
     def spec(self) -> dict[str, Any]:
@@ -58,13 +76,25 @@ class Regex(Language):
         def explain(message: str) -> GrammarError:
             return GrammarError(f"regex {self.pattern!r} cannot be compiled: {message}")
 
-        return compile_guided(f"start: /{to_rust(self.pattern)}/", vocabulary, explain)
+        translated = self._translated()
+        if isinstance(translated, Pattern):
+            return translated.compile(vocabulary)
+        return compile_guided(f"start: /{translated}/", vocabulary, explain)
+
+
+class Malformed(GrammarError):
+    """A pattern that Python's `re` cannot read."""
+
+
+class NotRegular(GrammarError):
+    """A pattern with look-around, back-references and the like."""
 
 
 def to_rust(pattern: str) -> str:
     """The pattern in the syntax of Rust's regex crate, ASCII only: it matches anywhere what `pattern` matches in full.
 
-    Translated from the parse tree of Python's own parser, so that `[a&&b]`, `\\s` or `\\Z` mean what Python says.
+    Raises NotRegular where a pattern says more than that syntax can. Translated from the parse tree of Python's own
+    parser, so that `[a&&b]`, `\\s` or `\\Z` mean what Python says.
     """
     try:
         with warnings.catch_warnings():
@@ -74,9 +104,11 @@ def to_rust(pattern: str) -> str:
         return _Translation(pattern).sequence(tree, tree.state.flags, True, True)
     except re.error as error:
         place = "" if error.pos is None else f" at position {error.pos}"
-        raise GrammarError(f"regex {pattern!r} is malformed{place}: {error.msg}") from error
+        raise Malformed(f"regex {pattern!r} is malformed{place}: {error.msg}") from error
     except (OverflowError, RecursionError) as error:
-        raise GrammarError(f"regex of {len(pattern)} characters is nested or repeated too deeply; simplify it") from error
+        raise GrammarError(
+            f"regex of {len(pattern)} characters is nested or repeated too deeply; simplify it"
+        ) from error
 
 
 _CLASSES = {
@@ -88,14 +120,6 @@ _OPPOSITES = {
     op.CATEGORY_NOT_DIGIT: op.CATEGORY_DIGIT,
     op.CATEGORY_NOT_SPACE: op.CATEGORY_SPACE,
     op.CATEGORY_NOT_WORD: op.CATEGORY_WORD,
-}
-_REFUSED = {
-    op.ASSERT: "look-around; test it with & Predicate(...)",
-    op.ASSERT_NOT: "look-around; test it with & Predicate(...)",
-    op.GROUPREF: "a back-reference; test it with & Predicate(...)",
-    op.GROUPREF_EXISTS: "a conditional group; spell the two cases out as (...|...)",
-    op.ATOMIC_GROUP: "an atomic group; write (?:...)",
-    op.POSSESSIVE_REPEAT: "possessive repetition; leave out the + after the repetition",
 }
 
 
@@ -146,8 +170,8 @@ class _Translation:
                 value in (op.AT_END, op.AT_END_STRING) and last
             ):
                 return ""
-            raise self.refused("an anchor or \\b inside the pattern; the whole text is matched, so none is needed")
-        raise self.refused(_REFUSED.get(kind, str(kind)))
+            raise NotRegular(f"regex {self.pattern!r} has an anchor or \\b inside")
+        raise NotRegular(f"regex {self.pattern!r} has {kind}")
 
     def characters(self, item: tuple[Any, Any], flags: int) -> str:
         kind, value = item

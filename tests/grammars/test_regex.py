@@ -79,15 +79,8 @@ def test_flags_of_a_compiled_pattern_count():
     [
         ("a(b", "malformed at position 1: missing \\)"),
         ("a**", "malformed at position 2"),
-        (r"\p{L}", "malformed at position 0: bad escape"),
-        ("a(?=b)", "look-around; test it with & Predicate"),
-        ("(?<!a)b", "look-around"),
-        (r"(a)\1", "back-reference"),
-        (r"a\b", "anchor"),
-        ("a$b", "anchor"),
-        ("(?>a+)b", "atomic group"),
-        ("a++", "possessive"),
-        ("(a)?(?(1)b|c)", "conditional group"),
+        (r"\q", "malformed at position 0: bad escape"),
+        (r"(a)\2", "malformed at position 4: invalid group reference 2"),
         ("\ud800", "lone surrogate U\\+D800"),
         ("(" * 5000 + ")" * 5000, "nested or repeated too deeply|malformed"),
         (b"a", "not bytes"),
@@ -97,3 +90,26 @@ def test_flags_of_a_compiled_pattern_count():
 def test_what_cannot_be_followed_is_refused_with_its_reason(pattern, message):
     with pytest.raises(GrammarError, match=message):
         Regex(pattern)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "accepts", "rejects"),
+    [
+        (r"\p{Lu}+", ("É", "AB"), ("a", "")),
+        ("a(?=b)[bc]", ("ab",), ("ac", "a")),
+        ("(?<!a)b", ("b",), ("ab",)),
+        (r"(a|é)\1", ("aa", "éé"), ("aé", "a")),
+        (r"a\b.*", ("a", "a b"), ("ab",)),
+        ("(?>a+)b", ("aab",), ("aa",)),
+        ("a*+a", (), ("a", "aa", "")),
+        ("(a)?(?(1)b|c)", ("ab", "c"), ("b", "ac")),
+        (r"(\((?1)*\))", ("()", "(()())"), ("", "(()", "())")),
+    ],
+)
+def test_what_is_not_regular_is_a_pattern(pattern, accepts, rejects):
+    constraint = Regex(pattern).compile(SMALL)
+    assert constraint.can_mask
+    for text in accepts:
+        assert is_member(constraint, text), text
+    for text in rejects:
+        assert not is_member(constraint, text), text

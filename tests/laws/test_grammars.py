@@ -14,6 +14,7 @@ import jsonschema
 import lark
 import numpy as np
 import pytest
+import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -43,6 +44,9 @@ def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
                 warnings.simplefilter("ignore", FutureWarning)
                 compiled = re.compile(pattern)
             return lambda text: compiled.fullmatch(text) is not None
+        case {"pattern": str(pattern)}:
+            full = regex.compile(pattern)
+            return lambda text: full.fullmatch(text) is not None
         case {"choice": list(options)}:
             return lambda text: text in options
         case {"json_schema": schema}:
