@@ -148,12 +148,13 @@ class RowSampler:
         temperatures = np.array([row.order.temperature for row in rows])
         owners = np.array([n for n, _ in seats])
         step = StepRows(mine, temperatures, masks, numbers, owners, self._workspace)
+        states = [_shared(row.state, len(self._riders(row))) for row in rows]
         for row in rows:
             self.posts[row.key] = []
         for k, (n, particle) in enumerate(seats):
             row, position = rows[n], positions[n]
             stream = Stream(row.order.seed, particle, position, numbers[k])
-            post = self._sample(row, particle, position, step.particle(k, stream), bool(masked[n]))
+            post = self._sample(row, states[n], particle, position, step.particle(k, stream), bool(masked[n]))
             self.posts[row.key].append(post)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
         lines = torch.as_tensor(list(places), device=logits.device)
@@ -234,16 +235,24 @@ class RowSampler:
     def _is_last(self, row: Row, position: int) -> bool:
         return position + 1 >= row.order.max_tokens and not row.order.truncate
 
-    def _sample(self, row: Row, particle: int, position: int, candidates: Candidates, masked: bool) -> Post:
+    def _sample(
+        self,
+        row: Row,
+        state: ConstraintState | None,
+        particle: int,
+        position: int,
+        candidates: Candidates,
+        masked: bool,
+    ) -> Post:
         try:
             if row.error is not None:
                 raise row.error
             if self._is_last(row, position):
                 draw = self._force_eos(row, candidates)
-            elif row.state is None:
+            elif state is None:
                 draw = _unconstrained(candidates)
             else:
-                draw = row.sampler.draw(candidates, row.state, masked)
+                draw = row.sampler.draw(candidates, state, masked)
         except Exception as error:
             error = row.error = _failure(error)
             named = type(error).__name__, str(error)
@@ -257,6 +266,40 @@ class RowSampler:
         log_eos = candidates.log_remaining
         complete = row.state is None or row.state.is_complete
         return Draw(self.vocabulary.eos, log_eos if complete else -np.inf, log_eos, 1, 0)
+
+
+class _Remembered:
+    """A state that several particles test their candidates against: each token is judged once."""
+
+    __slots__ = ("_state", "_verdicts", "mask_is_exact")
+
+    def __init__(self, state: ConstraintState) -> None:
+        self._state = state
+        self._verdicts: dict[tuple[int, bool], bool] = {}
+        self.mask_is_exact = state.mask_is_exact
+
+    @property
+    def is_complete(self) -> bool:
+        return self._state.is_complete
+
+    def bitmask(self) -> np.ndarray | None:
+        return self._state.bitmask()
+
+    def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
+        ids = tokens.tolist()
+        new = [token for token in dict.fromkeys(ids) if (token, masked) not in self._verdicts]
+        if new:
+            verdicts = self._state.accepts(np.array(new), masked).tolist()
+            self._verdicts.update(((token, masked), verdict) for token, verdict in zip(new, verdicts, strict=True))
+        return np.array([self._verdicts[token, masked] for token in ids], dtype=bool)
+
+    def advance(self, token: int) -> ConstraintState:
+        return self._state.advance(token)
+
+
+def _shared(state: ConstraintState | None, riders: int) -> ConstraintState | None:
+    """The state as the particles of one row see it; where the mask says it all, no test is dear enough to remember."""
+    return state if state is None or riders == 1 or state.mask_is_exact else _Remembered(state)
 
 
 def _is_exact(row: Row, masked: bool) -> bool:

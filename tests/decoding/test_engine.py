@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,6 +299,19 @@ def test_equal_texts_are_computed_once(engine: Engine):
     assert many.stats.computed_rows == len(texts) < many.stats.sampled_tokens == sum(map(len, many.tokens)) + 12
     resampled = engine.generate("Say: ", choice=options, particles=12, ess_threshold=1.0, max_tokens=30, seed=2)
     assert resampled.ancestry and resampled.stats.computed_rows < resampled.stats.sampled_tokens
+
+
+def test_particles_on_one_row_ask_a_predicate_once(engine: Engine):
+    """A costly predicate is not asked again for a candidate that another particle of the same text has tested."""
+    asked: Counter[tuple[str, bool]] = Counter()
+
+    def letters(text: str, complete: bool) -> bool:
+        asked[text, complete] += 1
+        return text.isalpha() or not text
+
+    result = engine.generate("A word:", predicate=letters, particles=16, sampler="awrs", max_tokens=2, seed=1)
+    first_step = {text: count for (text, complete), count in asked.items() if text and not complete}
+    assert result.stats.checks > 32 and max(first_step.values()) == 1
 
 
 def test_plain_requests_beside_groups_are_vllms_own(engine: Engine):
