@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from decoding.embedded_model import embedded_model_path
 from decoding.order import Order
-from decoding.request import Request, Result, Stats, Usage, texts_of
+from decoding.request import Request, Result, Stats, Usage, texts_of, trace_of
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
 from grammars import errors
@@ -121,6 +121,7 @@ class Engine:
                         that has not ended is kept as a prefix)
         seed            0 to 2^64 - 1; None draws one and the result says which. Prompt k of a list has a seed derived from it
         progress        show a bar; None: for many prompts on a terminal
+        trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 
         returns a Result, or a list of them in the prompts' order. What can be checked before sampling is, and raises for the
@@ -373,6 +374,7 @@ class Engine:
         log_weights = np.array(summary["log_weights"], dtype=np.float64)
         tokens = summary["tokens"]
         finish_reasons = summary["status"]
+        traces = summary["traces"]
         completion = sum(len(ids) + (reason == "stop") for ids, reason in zip(tokens, finish_reasons, strict=True))
         return Result(
             texts=texts_of(tokens, self.vocabulary.decode),
@@ -394,6 +396,7 @@ class Engine:
             seed=request.seed,
             ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
             constraint=request.constraint,
+            trace=None if traces is None else [trace_of(steps, self.vocabulary.decode) for steps in traces],
             error=_error(request, summary, log_weights),
         )
 
@@ -430,6 +433,7 @@ def _order(request: Request, group: str, stream: bool = False) -> Order:
         ess_threshold=request.ess_threshold,
         resampling=request.resampling,
         resample_every=request.resample_every,
+        trace=request.trace,
         stream=stream,
     )
 
@@ -444,6 +448,7 @@ _SETTINGS: dict[str, Any] = {
     "temperature": 1.0,
     "max_tokens": 64,
     "truncate": False,
+    "trace": False,
 }
 
 
@@ -466,8 +471,9 @@ def _settings(options: dict[str, Any]) -> dict[str, Any]:
         if isinstance(settings[name], np.floating | np.integer):
             settings[name] = float(settings[name])
     settings["particles"], settings["max_tokens"] = int(particles), int(max_tokens)
-    if not isinstance(settings["truncate"], bool):
-        raise BadRequest(f"truncate={settings['truncate']!r}: True or False was wanted")
+    for name in ("truncate", "trace"):
+        if not isinstance(settings[name], bool):
+            raise BadRequest(f"{name}={settings[name]!r}: True or False was wanted")
     return settings
 
 

@@ -7,7 +7,7 @@ between `samplers.smc` (which decides) and `vllm_scheduler` (which carries out);
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from decoding.order import Order
 from decoding.row_sampler import Post
+from decoding.trace import Seen
 from samplers.population import Population
 
 
@@ -79,6 +80,7 @@ class Group:
         self.status = [Status.LIVE] * count
         self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
+        self.traces: list[list[Seen]] = [[] for _ in range(count)]
         self.lockstep = count > 1 and (self.smc.ess_threshold > 0 or self.smc.resample_every is not None)
         self._rows_made = 1
         # row -> what its particles drew, and the token it goes on with itself
@@ -134,6 +136,7 @@ class Group:
                 self.ancestry.append((self.steps, parents))
                 self.tokens = [list(self.tokens[parent]) for parent in parents]
                 self.status = [self.status[parent] for parent in parents]
+                self.traces = [list(self.traces[parent]) for parent in parents]
                 drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
             self.population = replace(self.population, log_weights=self.population.log_weights + increments)
@@ -145,6 +148,8 @@ class Group:
         particle = post.particle
         if post.error is not None:
             self.error = post.error
+        if post.seen is not None:
+            self.traces[particle].append(post.seen)
         if post.log_weight == -np.inf or np.isnan(post.log_weight):
             self.status[particle] = Status.DEAD
         elif post.is_eos:
@@ -188,4 +193,5 @@ class Group:
             "checks": self.checks,
             "masks": self.masks,
             "error": self.error,
+            "traces": [[astuple(seen) for seen in trace] for trace in self.traces] if self.order.trace else None,
         }

@@ -26,6 +26,7 @@ class Order:
     max_tokens     tokens of a text, its EOS included
     truncate       False: the target is conditioned on ending within max_tokens (EOS is forced at the last place).
                    True: a text that reaches max_tokens is kept as it stands, a viable prefix
+    trace          True: what each particle tested, and the likeliest tokens with their verdicts, come back with the result
     row            the row of the group this copy stands for; the request as it comes is row 0
     history        how many tokens at the end of the engine's prompt were generated (set when the row was forked)
     parent         the row it was forked from
@@ -43,6 +44,7 @@ class Order:
     resampling: str = "systematic"
     resample_every: int | None = None
     stream: bool = False
+    trace: bool = False
     row: int = 0
     history: int = 0
     parent: int | None = None

@@ -28,6 +28,7 @@ class Request:
     temperature   the target's p is softmax(logits / temperature)
     max_tokens    tokens of a text, its end included
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
+    trace         whether the result says what every particle tested
     """
 
     prompt: tuple[int, ...]
@@ -42,6 +43,7 @@ class Request:
     seed: int
     truncate: bool = False
     resample_every: int | None = None
+    trace: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,34 @@ class Stats:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """A candidate for the next token. text: its bytes as text, "" for the end; accepted: the constraint's verdict."""
+
+    text: str
+    logprob: float
+    accepted: bool
+
+
+@dataclass(frozen=True)
+class TraceStep:
+    """One step of one particle, with `trace=True`.
+
+    prefix       the text before it
+    token        what was chosen; "" is the end of the text
+    log_weight   log of the factor it brought to the weight: an estimate of the mass the constraint allows here
+    tested       candidates in the order the constraint judged them; empty where an exact mask needed no test
+    likeliest    the likeliest tokens of p, and whether the constraint lets them come next: where the mass went
+    """
+
+    prefix: str
+    token: str
+    logprob: float
+    log_weight: float
+    tested: tuple[Proposal, ...]
+    likeliest: tuple[Proposal, ...]
+
+
+@dataclass(frozen=True)
 class Result:
     """Weighted draws from p(x | prompt) * 1[x in C], and the estimate of that target's normaliser.
 
@@ -91,6 +121,7 @@ class Result:
     log_weights   float64 [N], unnormalised; -inf for a dead particle. E[sum_n w_n f(x_n) / N] = sum_x target(x) f(x)
     finish_reasons [N] stop, length or dead
     log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
+    trace         [N] the steps of every particle, with `trace=True`
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
     """
 
@@ -104,6 +135,7 @@ class Result:
     ancestry: list[tuple[int, list[int]]] = field(default_factory=list)
     constraint: Language | None = None
     error: ReweighError | None = None
+    trace: list[list[TraceStep]] | None = None
 
     @property
     def log_z(self) -> float:
@@ -186,6 +218,25 @@ class Result:
             "ancestry": [[step, parents] for step, parents in self.ancestry],
             "error": None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)},
         }
+
+
+def trace_of(steps: Sequence[Any], decode: Any) -> list[TraceStep]:
+    """One particle's steps, as the engine sends them, with texts for tokens.
+
+    decode  token ids -> bytes; the end of the text writes none
+    """
+    made: list[TraceStep] = []
+    ids: list[int] = []
+    for token, logprob, log_weight, tested, best in steps:
+        prefix = decode(ids).decode("utf-8", errors="replace")
+        proposals = [
+            tuple(Proposal(decode([t]).decode("utf-8", errors="replace"), lp, ok) for t, lp, ok in group)
+            for group in (tested, best)
+        ]
+        text = decode([token]).decode("utf-8", errors="replace")
+        made.append(TraceStep(prefix, text, logprob, log_weight, *proposals))
+        ids.append(token)
+    return made
 
 
 def finite_or_none(value: float) -> float | None:

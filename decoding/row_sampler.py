@@ -8,13 +8,14 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 
 from decoding.order import Order
 from decoding.rows import StepRows, Workspace, fold_eos
+from decoding.trace import Seen, Watch, WatchedCandidates, WatchedState, likeliest
 from grammars.constraint import ConstraintState
 from grammars.errors import EngineError, ReweighError
 from grammars.registry import compile_spec
@@ -41,6 +42,7 @@ class Post:
 
     position    generated tokens before this one
     error       type name and text of what went wrong in its row alone; its weight is then -inf
+    seen        what it looked at, where the order asks for a trace
     """
 
     particle: int
@@ -52,6 +54,7 @@ class Post:
     masks: int
     is_eos: bool = False
     error: tuple[str, str] | None = None
+    seen: Seen | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -154,7 +157,11 @@ class RowSampler:
         for k, (n, particle) in enumerate(seats):
             row, position = rows[n], positions[n]
             stream = Stream(row.order.seed, particle, position, numbers[k])
-            post = self._sample(row, states[n], particle, position, step.particle(k, stream), bool(masked[n]))
+            candidates: Candidates = step.particle(k, stream)
+            if row.order.trace:
+                post = self._watch(row, states[n], particle, position, candidates, bool(masked[n]), mine[n])
+            else:
+                post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
             self.posts[row.key].append(post)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
         lines = torch.as_tensor(list(places), device=logits.device)
@@ -260,6 +267,30 @@ class RowSampler:
         token = draw.token if draw.token >= 0 else self.vocabulary.eos
         is_eos = token == self.vocabulary.eos
         return Post(particle, position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos)
+
+    def _watch(
+        self,
+        row: Row,
+        state: ConstraintState | None,
+        particle: int,
+        position: int,
+        candidates: Candidates,
+        masked: bool,
+        logits: torch.Tensor,
+    ) -> Post:
+        """`_sample`, and what was seen on the way. logits  float32 [V]"""
+        watch = Watch()
+        watched = None if state is None else WatchedState(state, watch)
+        post = self._sample(row, watched, particle, position, WatchedCandidates(candidates, watch), masked)
+        if row.error is not None:
+            return post
+        logprobs = torch.log_softmax(logits.double() / row.order.temperature, dim=0).cpu().numpy()
+        try:
+            best = likeliest(logprobs, state)
+        except Exception as error:
+            row.error = _failure(error)
+            return self._sample(row, None, particle, position, candidates, masked)
+        return replace(post, seen=Seen(post.token, post.logprob, post.log_weight, watch.tested(), best))
 
     def _force_eos(self, row: Row, candidates: Candidates) -> Draw:
         """The last place belongs to EOS: weight p(EOS) if the text is complete, else 0. The target is conditioned on the length."""

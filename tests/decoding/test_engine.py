@@ -314,6 +314,25 @@ def test_particles_on_one_row_ask_a_predicate_once(engine: Engine):
     assert result.stats.checks > 32 and max(first_step.values()) == 1
 
 
+@pytest.mark.parametrize("sampler", ["awrs", "masked"])
+def test_a_trace_says_what_was_tested_and_where_the_mass_went(engine: Engine, sampler: str):
+    """It changes nothing, follows each particle through its resamplings, and adds up to the log weight."""
+    asked: dict[str, Any] = {"regex": "[0-9]{4}-[0-9]{2}", "particles": 6, "sampler": sampler, "seed": 4}
+    plain = engine.generate("Write a date: ", **asked)
+    traced = engine.generate("Write a date: ", trace=True, **asked)
+    assert same(plain, traced) and plain.trace is None and traced.trace is not None
+    for text, tokens, steps in zip(traced.texts, traced.tokens, traced.trace, strict=True):
+        assert len(steps) == len(tokens) + 1 and steps[-1].token == "" and steps[-1].prefix == text
+        assert "".join(step.token for step in steps) == text
+        for step in steps:
+            assert [p.logprob for p in step.likeliest] == sorted((p.logprob for p in step.likeliest), reverse=True)
+            allowed = {p.text for p in step.likeliest if p.accepted}
+            assert all(re.fullmatch(r"[0-9-]*", text) for text in allowed)
+            assert all(p.accepted == (p.text in allowed) for p in step.tested if p in step.likeliest)
+            assert bool(step.tested) == (sampler == "awrs")
+    assert any(not p.accepted for steps in traced.trace for step in steps for p in step.likeliest)
+
+
 def test_plain_requests_beside_groups_are_vllms_own(engine: Engine):
     """A request without an order, in the same batch as SMC groups, gets what vLLM gives it alone (greedy: exactly)."""
     from vllm import SamplingParams
