@@ -59,7 +59,7 @@ class Constraint(Protocol):
 
 
 class Language:
-    """Base of everything a user writes as a constraint. `A & B` accepts what both accept.
+    """Base of everything a user writes as a constraint. `A & B` accepts what both accept, `A | B` what either does.
 
     `spec` is the language as JSON-able data, so that it travels to another process: `registry.language_from_spec`.
     """
@@ -80,6 +80,11 @@ class Language:
         from grammars.compose import All
 
         return All((self, other))
+
+    def __or__(self, other: Language) -> Language:
+        from grammars.any_of import AnyOf
+
+        return AnyOf((self, other))
 
 
 __all__ = ["Constraint", "ConstraintState", "GrammarError", "Language"]

@@ -34,7 +34,8 @@ class Data:
 
 
 def test_names_are_all_registered():
-    assert names() == ["all", "choice", "json_schema", "lark", "predicate", "regex"]
+    assert {"all", "any", "choice", "json_schema", "lark", "predicate", "regex", "then"} <= set(names())
+    assert names() == sorted(names())
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_one_argument_makes_one_language(arguments, expected):
     [
         ({"regex": "a", "choice": ["a"]}, "regex= and choice= were given; give one, or combine languages with &"),
         ({"constraint": "a+"}, "'a\\+' is of type str; .*regex="),
-        ({"constraint": {"regexp": "a"}}, "exactly one of the keys all, choice, json_schema"),
+        ({"constraint": {"regexp": "a"}}, "exactly one of the keys all, any, choice, json_schema"),
         ({"constraint": {"type": "integer"}}, "exactly one of the keys"),
         ({"constraint": {"regex": "a", "choice": ["a"]}}, "exactly one of the keys"),
         ({"constraint": {"regex": "a", "limit": 3}}, "unexpected keyword argument 'limit'"),
