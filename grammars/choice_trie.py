@@ -25,10 +25,11 @@ class ByteTrie:
     ends    bytes [ceil(M / 8)]: bit k % 8 of byte k // 8 says whether a string of the set ends at node k
     """
 
-    __slots__ = ("__weakref__", "children", "ends", "first", "labels", "size")
+    __slots__ = ("__weakref__", "children", "ends", "first", "labels", "length", "size")
 
     def __init__(self, strings: Sequence[bytes]) -> None:
         """strings  ascending, all different, none of them empty"""
+        self.length = len(strings)
         lengths = np.fromiter(map(len, strings), np.int64, len(strings))
         block = np.frombuffer(b"".join(strings), np.uint8)
         stop = lengths.cumsum()
@@ -62,6 +63,10 @@ class ByteTrie:
         self.ends = np.packbits(np.concatenate(ends), bitorder="little").tobytes()
         # The same memory, read one number at a time in a third of numpy's time.
         self.children = memoryview(self.first)
+
+    def __len__(self) -> int:
+        """Strings of the set."""
+        return self.length
 
     @property
     def nbytes(self) -> int:

@@ -9,10 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from grammars.choice import ChoiceConstraint
+from grammars.choice_trie import ByteTrie
 from grammars.constraint import Constraint, ConstraintState, Language
 from grammars.errors import GrammarError, Unsatisfiable
+from grammars.membership import is_member
 from grammars.registry import Example, grammar, language_from_spec
 from grammars.vocabulary import Vocabulary
+
+FILTERED_TEXTS = 1000
 
 
 @grammar("all")
@@ -21,8 +26,11 @@ class All(Language):
     """Texts that every part accepts: `A & B & C`, parts of parts taken out.
 
     The mask is the intersection of the masks there are; parts without a mask are tested on what it leaves. Each token of
-    the mask is allowed by every part, but parts may disagree later: /a+b/ & /a+c/ starts with any number of a's and never
-    ends. Such a particle dies; a sampler's weights stay right.
+    the mask is allowed by every part, but parts may disagree later, and a particle that runs into such a dead end dies; a
+    sampler's weights stay right. Two kinds of conjunction have no dead ends, because they are one constraint inside:
+    regexes among themselves (/a+b/ & /a+c/ is unsatisfiable at once), and a choice of up to 1,000 texts with whatever
+    gives a mask (the texts that the others refuse are left out beforehand). All others may have: a JSON Schema with a
+    regex, a grammar with a grammar, anything with a predicate.
     """
 
     parts: tuple[Language, ...]
@@ -30,7 +38,12 @@ class All(Language):
     examples: ClassVar[tuple[Example, ...]] = (
         Example({"all": [{"regex": "[a-z]{3,}"}, {"regex": ".{0,4}"}]}, ("abc", "wxyz"), ("", "ab", "abcde", "AB")),
         Example(
-            {"all": [{"json_schema": {"enum": ["é", 1, 12]}}, {"all": [{"regex": '["0-9]+'}, {"choice": ["1", "12", "x"]}]}]},
+            {
+                "all": [
+                    {"json_schema": {"enum": ["é", 1, 12]}},
+                    {"all": [{"regex": '["0-9]+'}, {"choice": ["1", "12", "x"]}]},
+                ]
+            },
             ("1", "12"),
             ("x", '"é"', "2", ""),
         ),
@@ -40,7 +53,9 @@ class All(Language):
         flat: list[Language] = []
         for part in self.parts:
             if not isinstance(part, Language):
-                raise GrammarError(f"only languages combine with &, not a {type(part).__name__}: wrap it, as in Predicate(f)")
+                raise GrammarError(
+                    f"only languages combine with &, not a {type(part).__name__}: wrap it, as in Predicate(f)"
+                )
             flat += part.parts if isinstance(part, All) else [part]
         if not flat:
             raise GrammarError("a conjunction of no parts accepts everything: give at least one part")
@@ -56,8 +71,9 @@ class All(Language):
     def spec(self) -> dict[str, Any]:
         return {"all": [part.spec for part in self.parts]}
 
-    def compile(self, vocabulary: Vocabulary) -> AllConstraint:
-        return AllConstraint(tuple(part.compile(vocabulary) for part in self.parts), vocabulary)
+    def compile(self, vocabulary: Vocabulary) -> Constraint:
+        parts = _fewest(self.parts, vocabulary)
+        return parts[0] if len(parts) == 1 else AllConstraint(tuple(parts), vocabulary)
 
     def parse(self, text: str) -> Any:
         """As the first part does that knows more than the text."""
@@ -65,6 +81,52 @@ class All(Language):
             if type(part).parse is not Language.parse:
                 return part.parse(text)
         return text
+
+
+def _fewest(languages: tuple[Language, ...], vocabulary: Vocabulary) -> list[Constraint]:
+    """The parts compiled, those merged into one that can be."""
+    parts = _compiled(languages, vocabulary)
+    choice = next(
+        (part for part in parts if isinstance(part, ChoiceConstraint) and len(part.trie) <= FILTERED_TEXTS), None
+    )
+    if choice is None:
+        return parts
+    masking = [part for part in parts if part.can_mask and part is not choice]
+    kept = [text for text in choice.trie if all(is_member(part, text, vocabulary) for part in masking)]
+    if not kept:
+        raise Unsatisfiable(
+            "no text satisfies all parts of the constraint: each text of the choice is refused by another part"
+        )
+    return [ChoiceConstraint(ByteTrie(kept), vocabulary), *(part for part in parts if not part.can_mask)]
+
+
+def _compiled(languages: tuple[Language, ...], vocabulary: Vocabulary) -> list[Constraint]:
+    """Each part compiled, all regular patterns as one; one by one where that one would be too costly to compile."""
+    from grammars.llguidance_engine import compile_guided
+
+    patterns = [_regular(part) for part in languages]
+    regular = [f"/{pattern}/" for pattern in patterns if pattern is not None]
+    if len(regular) > 1:
+        try:
+            both = compile_guided(f"start: BOTH\nBOTH: {' & '.join(regular)}", vocabulary, GrammarError)
+        except GrammarError:
+            pass
+        else:
+            others = [part for part, pattern in zip(languages, patterns) if pattern is None]
+            return [both, *(part.compile(vocabulary) for part in others)]
+    return [part.compile(vocabulary) for part in languages]
+
+
+def _regular(part: Language) -> str | None:
+    """A regex in llguidance's syntax; None for any other language, and for a pattern that is not regular."""
+    from grammars.regex import Regex, to_rust
+
+    if not isinstance(part, Regex):
+        return None
+    try:
+        return to_rust(part.pattern)
+    except GrammarError:
+        return None
 
 
 class AllConstraint:
@@ -81,7 +143,9 @@ class AllConstraint:
         start = AllState(tuple(part.start() for part in self.parts), self.vocabulary.eos)
         mask = start.bitmask()
         if mask is not None and not mask.any():
-            raise Unsatisfiable("no text satisfies all parts of the constraint: no first token suits them all; loosen one")
+            raise Unsatisfiable(
+                "no text satisfies all parts of the constraint: no first token suits them all; loosen one"
+            )
         return start
 
 

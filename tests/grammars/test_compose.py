@@ -9,6 +9,7 @@ from grammars.choice import Choice
 from grammars.compose import All
 from grammars.errors import GrammarError, Unsatisfiable
 from grammars.json_schema import JsonSchema
+from grammars.lark_grammar import Lark
 from grammars.predicate import Predicate
 from grammars.regex import Regex
 from tests.grammars.small import EVERY_TOKEN, SMALL, bits, by_bytes, is_member
@@ -61,7 +62,45 @@ def test_the_first_part_that_knows_values_parses():
 
 def test_parts_that_exclude_each_other_are_unsatisfiable():
     with pytest.raises(Unsatisfiable, match="no first token suits them all"):
-        (Regex("a+") & Regex("b+")).compile(SMALL).start()
+        (Regex("a+") & Lark('start: "b" start | "b"')).compile(SMALL).start()
+
+
+def test_regexes_are_one_constraint_without_dead_ends():
+    """Two that go their own ways only at the end, three together, and one that is no regular pattern beside them."""
+    with pytest.raises(Unsatisfiable):
+        (Regex("a+b") & Regex("a+c")).compile(SMALL).start()
+    both = (Regex("a+(bc|x)") & Regex("[ab]+c")).compile(SMALL)
+    state = by_bytes(both, b"a")
+    assert {SMALL.bytes_of(t) for t in np.flatnonzero(bits(state.bitmask()))} == {
+        b"a",
+        b"b",
+        b"aa",
+        b"ab",
+        b"bc",
+        b"abc",
+    }
+    three = (Regex("a*b*") & Regex("(..)*") & Regex(".{3,5}")).compile(SMALL)
+    assert [is_member(three, text) for text in ("ab", "aabb", "aaab", "aaabb", "abab")] == [
+        False,
+        True,
+        True,
+        False,
+        False,
+    ]
+    backed = (Regex(r"(a|b)c\1") & Regex("a.*") & Regex(".{3}")).compile(SMALL)
+    assert is_member(backed, "aca") and not is_member(backed, "bcb") and not is_member(backed, "acb")
+
+
+def test_of_a_choice_only_texts_that_the_others_accept_are_left():
+    schema = JsonSchema({"type": "integer", "minimum": 10})
+    constraint = (Choice(["7", "12", "120", "x"]) & schema & Predicate(lambda text, complete: text != "13")).compile(
+        SMALL
+    )
+    state = constraint.start()
+    assert {SMALL.bytes_of(t) for t in np.flatnonzero(bits(state.bitmask()))} == {b"1", b"12"}
+    assert is_member(constraint, "120") and not is_member(constraint, "7")
+    with pytest.raises(Unsatisfiable, match="each text of the choice is refused by another part"):
+        (Choice(["7", "x"]) & schema).compile(SMALL)
 
 
 def test_only_languages_combine():
