@@ -1,26 +1,22 @@
-"""JSON texts that a schema describes; the schema may come from a Python type."""
+"""JSON texts that a schema describes, whatever its keywords; the schema may come from a Python type."""
 
 from __future__ import annotations
 
 import json
-import re
-import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from grammars.constraint import Constraint, Language
-from grammars.errors import GrammarError, Unsatisfiable
+from grammars.errors import GrammarError
+from grammars.json_types import schema_of
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
-# llguidance's options. Its whitespace_pattern may match any number of times over, so bounds go into the separators.
-WHITESPACE: dict[str, dict[str, Any]] = {
-    "compact": {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"},
-    "spaced": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "},
-    "bounded": {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"},
-    "flexible": {"whitespace_flexible": True, "item_separator": ",", "key_separator": ":"},
-}
+WHITESPACE = ("compact", "spaced", "bounded", "flexible", "pretty")
+ORDER = ("schema", "any")
+SPELLING = ("plain", "any")
+FORMATS = ("assert", "annotate")
 
 _PERSON = {
     "type": "object",
@@ -44,24 +40,48 @@ _TREE = {
 }
 
 
+_ORDERS = {
+    "type": "object",
+    "properties": {
+        "ids": {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": 3}, "uniqueItems": True},
+        "kind": {"enum": ["a", "b"]},
+        "paid": {"type": "boolean"},
+    },
+    "required": ["kind"],
+    "additionalProperties": False,
+    "if": {"properties": {"kind": {"const": "a"}}},
+    "then": {"required": ["paid"]},
+    "else": {"not": {"required": ["paid"]}},
+}
+
+
 @grammar("json_schema")
 @dataclass(frozen=True)
 class JsonSchema(Language):
-    """JSON texts valid under a schema, with properties in the schema's order.
+    """JSON texts valid under a schema: draft 2020-12, and the drafts from 4 on where `$schema` names one.
 
-    A keyword or format that llguidance cannot follow is an error that names it and its place, never dropped. Members that
-    `properties` does not list may come twice. Nothing comes before or after the value. In texts only quotes, backslashes and
-    control characters are escaped; every other character is written as itself.
+    What the mask engine follows is masked; every other keyword is enforced by a predicate that refuses a token as soon as no
+    text that goes on from it can be valid, as far as it can tell. Nothing is ignored but annotations and formats that have
+    no name in the standard. No object has a key twice. Nothing comes before or after the value.
 
     schema      a schema (dict, bool or JSON text), or a type: a Pydantic model, a dataclass, a TypedDict, an enumeration, an
                 annotation such as Literal[1, 2] or list[int]
     whitespace  "compact": none; "spaced": one space after each , and : as json.dumps writes; "bounded": at most one space
-                there; "flexible": any, wherever JSON allows it, without end
-    Source: llguidance, docs/json_schema.md.
+                there; "pretty": as json.dumps(indent=2); "flexible": any between two tokens, without end
+    order       "schema": members that `properties` lists come in its order, before others; "any": in any order
+    spelling    "plain": in texts only quotes, backslashes and control characters (DEL too) are escaped, integers have no
+                fraction, bounded numbers no exponent; "any": every spelling that JSON has (with order="any" only)
+    formats     "assert": `format` is enforced; "annotate": it means nothing, as 2020-12 has it by default
+    registry    other documents by URI, for `$ref`. Nothing is ever fetched
+    Source: JSON Schema 2020-12, core and validation; llguidance, docs/json_schema.md, for the mask.
     """
 
     schema: Any
     whitespace: str = "bounded"
+    order: str = "schema"
+    spelling: str = "plain"
+    formats: str = "assert"
+    registry: Mapping[str, Any] | None = None
     _validate: Callable[[str], Any] = field(init=False, repr=False, compare=False)
 
     examples: ClassVar[tuple[Example, ...]] = (
@@ -98,159 +118,79 @@ class JsonSchema(Language):
             ('"2024-02-29"',),
             ('"1999-01-01"', '"2024-13-01"', "2024-01-01"),
         ),
+        Example(
+            {"json_schema": _ORDERS},
+            ('{"kind": "b"}', '{"ids":[1,2], "kind":"a","paid":true}', '{"ids":[], "kind": "b"}'),
+            ('{"kind": "a"}', '{"kind":"b","paid":true}', '{"ids":[1,1],"kind":"b"}', '{"kind":"b","kind":"b"}'),
+        ),
+        Example(
+            {"json_schema": _ORDERS, "whitespace": "pretty", "order": "any"},
+            ('{\n  "paid": true,\n  "kind": "a"\n}', '{\n  "kind": "b",\n  "ids": []\n}'),
+            ('{"kind": "b"}', '{\n  "kind": "b", "ids": []\n}', '{\n  "paid": true,\n  "kind": "b"\n}'),
+        ),
+        Example(
+            {"json_schema": {"type": "array", "contains": {"const": 1}, "items": {"type": "integer"}}, "order": "any", "spelling": "any"},
+            ("[1]", "[2, 1.0]", "[10e-1,3]"),
+            ("[]", "[2]", "[1.5, 1]", "[01]"),
+        ),
+        Example(
+            {"json_schema": {"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "oneOf": [{"maxLength": 1, "type": "string"}, {"pattern": "^a", "type": "string"}]}}}},
+            ('"b"', '"ab"', '""'),
+            ('"a"', '"bb"', "1"),
+        ),
     )
 
     def __post_init__(self) -> None:
-        if not isinstance(self.whitespace, str) or self.whitespace not in WHITESPACE:
-            raise GrammarError(f"whitespace={self.whitespace!r} must be one of {', '.join(WHITESPACE)}")
-        schema, validate = _schema_of(self.schema)
-        _check(schema)
+        for name, given, choices in (
+            ("whitespace", self.whitespace, WHITESPACE),
+            ("order", self.order, ORDER),
+            ("spelling", self.spelling, SPELLING),
+            ("formats", self.formats, FORMATS),
+        ):
+            if not isinstance(given, str) or given not in choices:
+                raise GrammarError(f"{name}={given!r} must be one of {', '.join(choices)}")
+        if self.spelling == "any" and self.order != "any":
+            raise GrammarError('spelling="any" leaves the mask no hold on keys: give order="any" with it')
+        schema, validate = schema_of(self.schema)
         object.__setattr__(self, "schema", schema)
+        object.__setattr__(self, "registry", _documents(self.registry))
         object.__setattr__(self, "_validate", validate)
+        _check(schema)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that are not the default."""
+        defaults = {"whitespace": "bounded", "order": "schema", "spelling": "plain", "formats": "assert", "registry": None}
+        return {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
 
     @property
     def spec(self) -> dict[str, Any]:
-        options = {} if self.whitespace == "bounded" else {"whitespace": self.whitespace}
-        return {"json_schema": self.schema, **options}
+        return {"json_schema": self.schema, **self.options}
 
     def parse(self, text: str) -> Any:
         """The value; an instance of the type, where the schema was made from one. ValueError where the text is not JSON."""
         return self._validate(text)
 
     def compile(self, vocabulary: Vocabulary) -> Constraint:
-        from grammars.llguidance_engine import compile_guided
+        from grammars.json_compilation import compile_json
 
-        if self.schema is False:
-            raise Unsatisfiable("JSON Schema false accepts nothing; describe what is wanted")
-        schema = {} if self.schema is True else self.schema
-        options = json.dumps({"x-guidance": WHITESPACE[self.whitespace], **schema})
-        return compile_guided(f"start: %json {options}", vocabulary, self._explain)
-
-    def _explain(self, message: str) -> GrammarError:
-        """llguidance's message as an error that names the keyword and its place."""
-        reason = message.partition("failed to compile JSON schema: ")[2] or message
-        reason = re.split(r"\n\s*\d+ \|", reason)[0].strip()
-        if unknown := re.match(r"Unimplemented keys: (\[.*\])", reason):
-            key = json.loads(unknown[1])[0]
-            places = [place for place, schema in _subschemas(self.schema) if key in schema]
-            remedy = _REMEDIES.get(key, "remove it to accept more, and test what it says with & Predicate(...)")
-            return GrammarError(f"JSON Schema keyword {key!r} at {_list(places)} is not supported; {remedy}")
-        if unknown := re.match(r"Unknown format: (.*)", reason):
-            places = [place for place, schema in _subschemas(self.schema) if schema.get("format") == unknown[1]]
-            return GrammarError(
-                f"JSON Schema format {unknown[1]!r} at {_list(places)} is not supported; use 'pattern', or remove it to accept more"
-            )
-        if "oneOf" in reason:
-            places = [place for place, schema in _subschemas(self.schema) if "oneOf" in schema]
-            return GrammarError(
-                f"JSON Schema keyword 'oneOf' at {_list(places)}: its cases may overlap, which is not supported; use 'anyOf', "
-                "which accepts what any of them does"
-            )
-        if unsatisfiable := re.match(r"Unsatisfiable schema: (.*)", reason, re.S):
-            return Unsatisfiable(f"no JSON text satisfies the schema: {unsatisfiable[1]}; loosen it")
-        if "regex" in reason:
-            places = [
-                place
-                for place, schema in _subschemas(self.schema)
-                if "pattern" in schema or "patternProperties" in schema
-            ]
-            return GrammarError(f"JSON Schema pattern at {_list(places)} is not supported: {' '.join(reason.split())}")
-        return GrammarError(f"JSON Schema is not supported: {reason}")
+        return compile_json(self, vocabulary).constraint
 
 
-_REMEDIES = {
-    "if": "use 'anyOf' with one schema for each case",
-    "then": "use 'anyOf' with one schema for each case",
-    "else": "use 'anyOf' with one schema for each case",
-    "not": "list what is wanted, with 'enum', 'pattern' or 'anyOf'",
-    "uniqueItems": "remove it and test it with & Predicate(...), or use a list type in place of a set",
-}
-
-
-def _schema_of(given: Any) -> tuple[Any, Callable[[str], Any]]:
-    """The schema as JSON data, and how to parse a text under it."""
-    if isinstance(given, str):
-        try:
-            given = json.loads(given)
-        except ValueError as error:
-            raise GrammarError(f"JSON Schema text is not JSON: {error}") from error
-    if isinstance(given, bool):
-        return given, json.loads
-    if isinstance(given, Mapping):
-        try:
-            # A copy, as it will travel: what comes out of JSON is what the constraint means.
-            return json.loads(json.dumps(dict(given), allow_nan=False)), json.loads
-        except (TypeError, ValueError, RecursionError) as error:
-            raise GrammarError(
-                f"JSON Schema is not JSON data: {error}; use dicts, lists, texts and numbers only"
-            ) from error
-    if given is None or isinstance(given, list | tuple | int | float):
-        raise GrammarError(f"JSON Schema must be an object or a type, not {given!r}")
-    from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
-
-    try:
-        if typing.is_typeddict(given):
-            # Pydantic wants typing_extensions' TypedDict before Python 3.12. Its values are dicts, as json.loads makes them.
-            return _closed(TypeAdapter(_fields_of(given)).json_schema()), json.loads
-        adapter = TypeAdapter(given)
-        return _closed(adapter.json_schema()), adapter.validate_json
-    except PydanticUserError as error:
-        raise GrammarError(f"no JSON Schema can be made from {given!r}: {error.message}") from error
-
-
-def _closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """A type's schema without members that the type does not list: it would drop them. Models with extra="allow" say so."""
-    for _, one in _subschemas(schema):
-        if one.get("type") == "object" and "properties" in one:
-            one.setdefault("additionalProperties", False)
-    return schema
-
-
-def _fields_of(typed_dict: Any) -> Any:
-    """A Pydantic model with the fields of a TypedDict."""
-    from pydantic import create_model
-
-    fields: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(typed_dict, include_extras=True).items():
-        # Under `from __future__ import annotations` __required_keys__ misses both marks.
-        required = name in typed_dict.__required_keys__
-        if (mark := typing.get_origin(hint)) in (typing.Required, typing.NotRequired):
-            required, hint = mark is typing.Required, typing.get_args(hint)[0]
-        fields[name] = (hint, ...) if required else (hint, None)
-    return create_model(typed_dict.__name__, **fields)
+def _documents(registry: Any) -> dict[str, Any] | None:
+    """The registry as JSON data, as it will travel."""
+    if registry is None or registry == {}:
+        return None
+    if not isinstance(registry, Mapping) or not all(isinstance(uri, str) for uri in registry):
+        raise GrammarError('registry= must map URIs to schemas: {"https://...": {...}}')
+    return {uri: schema_of(document)[0] for uri, document in registry.items()}
 
 
 def _check(schema: Any) -> None:
-    """The schema is well formed, by the meta-schema that it names."""
-    import jsonschema
+    """The schema's keywords have the forms they should have. What references point to is found out when compiling."""
+    from grammars.json_references import Library
+    from grammars.json_wellformed import check_forms
 
     if isinstance(schema, dict) and "x-guidance" in schema:
-        raise GrammarError(
-            "JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace="
-        )
-    try:
-        jsonschema.validators.validator_for(schema).check_schema(schema)
-    except jsonschema.SchemaError as error:
-        place = "/" + "/".join(str(part) for part in error.absolute_path)
-        raise GrammarError(f"JSON Schema is malformed at {place}: {error.message}") from error
-
-
-def _subschemas(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every object in schema position with its JSON pointer; not what merely looks like one inside enum or default."""
-    if isinstance(schema, list):
-        for k, one in enumerate(schema):
-            yield from _subschemas(one, f"{place}/{k}")
-    if not isinstance(schema, dict):
-        return
-    yield place or "/", schema
-    for key, value in schema.items():
-        if key in ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas"):
-            for name, one in value.items():
-                yield from _subschemas(one, f"{place}/{key}/{name}")
-        elif key not in ("enum", "const", "default", "examples"):
-            yield from _subschemas(value, f"{place}/{key}")
-
-
-def _list(places: list[str]) -> str:
-    return ", ".join(places[:3]) + (", ..." if len(places) > 3 else "") if places else "/"
+        raise GrammarError("JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace=")
+    check_forms(Library(schema, {}))
