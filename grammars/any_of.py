@@ -67,7 +67,16 @@ class AnyOf(Language):
         return {"any": [part.spec for part in self.parts]}
 
     def compile(self, vocabulary: Vocabulary) -> AnyConstraint:
-        return AnyConstraint(tuple(part.compile(vocabulary) for part in self.parts))
+        parts: list[Constraint] = []
+        reasons: list[str] = []
+        for part in self.parts:
+            try:
+                parts.append(part.compile(vocabulary))
+            except Unsatisfiable as error:
+                reasons.append(str(error))
+        if not parts:
+            raise _unsatisfiable(reasons)
+        return AnyConstraint(tuple(parts))
 
     def parse(self, text: str) -> Any:
         """As the first part does that accepts the text; ValueError where none does."""
@@ -96,8 +105,12 @@ class AnyConstraint:
             except Unsatisfiable as error:
                 reasons.append(str(error))
         if not states:
-            raise Unsatisfiable(f"no part of the constraint accepts any text: {'; '.join(reasons)}")
+            raise _unsatisfiable(reasons)
         return _one_of(states)
+
+
+def _unsatisfiable(reasons: list[str]) -> Unsatisfiable:
+    return Unsatisfiable(f"no part of the constraint accepts any text: {'; '.join(reasons)}")
 
 
 def _one_of(states: list[ConstraintState]) -> ConstraintState:
