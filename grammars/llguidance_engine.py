@@ -20,6 +20,7 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 
 from grammars.errors import GrammarError, Unsatisfiable
+from grammars.llguidance_probe import probe
 from grammars.vocabulary import Vocabulary
 
 # Fuel is llguidance's unit of lexer work: about 50 a µs while compiling, 14 a µs while masking. So compiling is given up
@@ -49,16 +50,22 @@ def compile_guided(grammar: str, vocabulary: Vocabulary, explain: Callable[[str]
     """Compile a grammar in llguidance's Lark dialect.
 
     explain  turns llguidance's message into the error the user sees
+    Raises GrammarError: what `explain` makes, or too slow, too large or too deeply nested to compile at all.
     """
-    tokenizer = _tokenizer(vocabulary)
 
     def parse() -> LLMatcher:
-        matcher = LLMatcher(tokenizer, grammar + NO_FORCING, log_level=0, limits=LIMITS)
+        matcher = parse_guided(grammar, vocabulary)
         if matcher.is_error():
             raise explain(matcher.get_error())
         return matcher
 
+    probe(grammar, vocabulary)
     return GuidedConstraint(parse, vocabulary)
+
+
+def parse_guided(grammar: str, vocabulary: Vocabulary) -> LLMatcher:
+    """A matcher at the start of a grammar; `is_error` where llguidance refuses it."""
+    return LLMatcher(_tokenizer(vocabulary), grammar + NO_FORCING, log_level=0, limits=LIMITS)
 
 
 class _Track:
@@ -179,7 +186,9 @@ class GuidedConstraint:
     def start(self) -> GuidedState:
         start = self._start
         if not start.is_complete and not start.bitmask().any():
-            raise Unsatisfiable("the constraint accepts no text: no first token may come, and the empty text is refused")
+            raise Unsatisfiable(
+                "the constraint accepts no text: no first token may come, and the empty text is refused"
+            )
         return start
 
     def tick(self) -> None:
