@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 import pytest
@@ -57,10 +58,8 @@ def test_an_error_of_a_large_grammar_is_the_ordinary_one(vocabulary: Vocabulary)
 )
 def test_small_patterns_that_explode_elsewhere_end_quickly(pattern: str, vocabulary: Vocabulary):
     begin = time.monotonic()
-    try:
+    with contextlib.suppress(GrammarError):
         Regex(pattern).compile(vocabulary).start().bitmask()
-    except GrammarError as error:
-        assert str(error)
     assert time.monotonic() - begin < 10.0
 
 
