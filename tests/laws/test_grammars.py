@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -13,10 +14,13 @@ from typing import Any
 import jsonschema
 import lark
 import numpy as np
+import partialsmiles
 import pytest
 import regex
+import sqlglot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rdkit import Chem, rdBase
 
 from grammars.constraint import Constraint
 from grammars.predicate import Predicate
@@ -47,6 +51,8 @@ def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
         case {"pattern": str(pattern)}:
             full = regex.compile(pattern)
             return lambda text: full.fullmatch(text) is not None
+        case {"smiles": dict(options)}:
+            return lambda text: is_molecule(options, text)
         case {"choice": list(options)}:
             return lambda text: text in options
         case {"json_schema": schema}:
@@ -55,6 +61,8 @@ def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
             return lambda text: parses(grammar, text)
         case {"predicate": str(name)}:
             return lambda text: Predicate(name).ask(text, True)
+        case {"sql": dict(declared)}:
+            return lambda text: is_select(declared, str(spec.get("dialect", "sqlite")), text)
         case {"all": list(parts)}:
             checkers = [checker(part) for part in parts]
             return lambda text: all(check(text) for check in checkers)
@@ -67,6 +75,24 @@ def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
     raise NotImplementedError(f"write an independent checker for {spec}")
 
 
+def is_molecule(options: dict[str, Any], text: str) -> bool:
+    """By RDKit and partialsmiles, without wildcards and reactions."""
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(text)
+    if molecule is None or not molecule.GetNumAtoms() or re.search(r"[*>\s]|%0", text):
+        return False
+    try:
+        partialsmiles.ParseSmiles(text)
+    except (partialsmiles.Error, LookupError):
+        return False
+    elements = {atom.GetSymbol() for atom in molecule.GetAtoms()} - {"H"}
+    return (
+        options.get("min_atoms", 1) <= molecule.GetNumHeavyAtoms() <= options.get("max_atoms", 999)
+        and elements <= set(options.get("elements", elements))
+        and not any(molecule.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for smarts in options.get("forbidden", ()))
+    )
+
+
 def is_valid_json(schema: Any, text: str) -> bool:
     try:
         value = json.loads(text)
@@ -74,6 +100,25 @@ def is_valid_json(schema: Any, text: str) -> bool:
     except (ValueError, jsonschema.ValidationError):
         return False
     return text == text.strip()
+
+
+def is_select(declared: dict[str, Any], dialect: str, text: str) -> bool:
+    """Whether SQLite compiles a text, turned into its dialect by sqlglot, as one SELECT over some declared tables."""
+    connection = sqlite3.connect(":memory:")
+    try:
+        for table, columns in declared.get("tables", {}).items():
+            connection.execute(
+                f"CREATE TABLE {table} ({', '.join(f'{name} {kind}' for name, kind in columns.items())})"
+            )
+        connection.executescript(declared.get("ddl", ""))
+        if dialect != "sqlite":
+            (text,) = sqlglot.transpile(text, read={"postgresql": "postgres"}[dialect], write="sqlite")
+        connection.execute("EXPLAIN " + text)
+    except (sqlite3.Error, sqlite3.Warning, sqlglot.errors.SqlglotError, ValueError):
+        return False
+    finally:
+        connection.close()
+    return re.match(r"\s*(select|with)\b", text, re.IGNORECASE) is not None
 
 
 @cache
@@ -238,8 +283,8 @@ def test_near_misses_are_judged_as_the_independent_checker_does(example: Example
         return
     accepted = is_member(constraint, near)
     assert check(near) or not accepted
-    # Of JSON a constraint accepts a part on purpose (one white space, one order), and so do conjunctions with it.
-    if "json_schema" not in json.dumps(example.spec):
+    # Of JSON and SQL a constraint accepts a part on purpose (white space, order, spelling), and so do conjunctions with it.
+    if not any(name in json.dumps(example.spec) for name in ("json_schema", '"sql"')):
         assert accepted == check(near), repr(near)
 
 

@@ -1,0 +1,137 @@
+"""One sequence's place in a molecule: the text so far, and what its symbols have left open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from grammars.molecules.prefix import START, Invalid, Prefix, begins_bracket, check, finish, read
+from grammars.vocabulary import Vocabulary
+
+REMEMBERED = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Where the reading of symbols stands: the state before the last symbol, the symbol, the state after it.
+
+    The last symbol is kept since `C` may become `Cl`. `after` is None while a bracket or a ring number is not whole.
+    """
+
+    before: Prefix
+    symbol: str
+    after: Prefix | None
+
+
+def further(reading: Reading, char: str, max_atoms: int) -> Reading:
+    """The reading after one more character; raises Invalid where no molecule goes on like this."""
+    if reading.after is None or reading.symbol + char in ("Cl", "Br"):
+        before, symbol = reading.before, reading.symbol + char
+    else:
+        before, symbol = reading.after, char
+    if symbol[0] == "[" and char != "]":
+        if not begins_bracket(symbol):
+            raise Invalid
+        if before.heavy == max_atoms and before.rings:
+            # Hydrogen closes no ring.
+            raise Invalid
+        check(before, symbol)
+        return Reading(before, symbol, None)
+    if symbol[0] == "%" and len(symbol) < 3:
+        check(before, symbol)
+        return Reading(before, symbol, None)
+    after = read(before, symbol)
+    check(after)
+    if after.heavy >= max_atoms and (after.heavy > max_atoms or _needs_an_atom_for_its_rings(after)):
+        raise Invalid
+    return Reading(before, symbol, after)
+
+
+def _needs_an_atom_for_its_rings(state: Prefix) -> bool:
+    return bool(state.rings) and (state.after_branch or any(at == state.stack[-1] for at, _ in state.rings.values()))
+
+
+class MoleculeConstraint:
+    """Tests candidates for a molecule; is_molecule is asked about finished texts."""
+
+    can_mask = False
+
+    def __init__(
+        self, min_atoms: int, max_atoms: int, is_molecule: Callable[[str], bool], vocabulary: Vocabulary
+    ) -> None:
+        self.min_atoms = min_atoms
+        self.max_atoms = max_atoms
+        self.is_molecule = is_molecule
+        self.vocabulary = vocabulary
+
+    def start(self) -> MoleculeState:
+        return MoleculeState(self, "", Reading(START, "", START))
+
+
+class MoleculeState:
+    __slots__ = ("_complete", "_constraint", "_next", "_reading", "_text")
+
+    mask_is_exact = False
+
+    def __init__(self, constraint: MoleculeConstraint, text: str, reading: Reading) -> None:
+        self._constraint = constraint
+        self._text = text
+        self._reading = reading
+        self._next: dict[bytes, Reading | None] = {}
+        self._complete: bool | None = None
+
+    @property
+    def is_complete(self) -> bool:
+        if self._complete is None:
+            self._complete = self._is_whole() and self._constraint.is_molecule(self._text)
+        return self._complete
+
+    def _is_whole(self) -> bool:
+        state = self._reading.after
+        if state is None or not self._constraint.min_atoms <= state.heavy <= self._constraint.max_atoms:
+            return False
+        try:
+            finish(state)
+        except Invalid:
+            return False
+        return True
+
+    def bitmask(self) -> None:
+        return None
+
+    def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
+        vocabulary = self._constraint.vocabulary
+        verdicts = []
+        for t in tokens.tolist():
+            written = vocabulary.bytes_of(t)
+            verdicts.append(self._after(written) is not None if written else t == vocabulary.eos and self.is_complete)
+        return np.array(verdicts, dtype=bool)
+
+    def _after(self, written: bytes) -> Reading | None:
+        if written not in self._next:
+            if len(self._next) >= REMEMBERED:
+                self._next.clear()
+            self._next[written] = self._read(written)
+        return self._next[written]
+
+    def _read(self, written: bytes) -> Reading | None:
+        if not written.isascii():
+            return None
+        reading = self._reading
+        try:
+            for char in written.decode():
+                reading = further(reading, char, self._constraint.max_atoms)
+        except Invalid:
+            return None
+        return reading
+
+    def advance(self, token: int) -> MoleculeState:
+        vocabulary = self._constraint.vocabulary
+        if token == vocabulary.eos:
+            return self
+        written = vocabulary.bytes_of(token)
+        reading = self._after(written)
+        assert reading is not None, f"token {token} ({written!r}) is not accepted here"
+        return MoleculeState(self._constraint, self._text + written.decode(), reading)

@@ -1,0 +1,246 @@
+"""Molecules: partialsmiles' verdicts character by character, RDKit's at the end, options, errors."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+from partialsmiles import ParseSmiles
+from partialsmiles.exceptions import Error
+from rdkit import Chem
+
+from grammars.errors import GrammarError
+from grammars.molecules.prefix import START, Invalid, finish
+from grammars.molecules.state import Reading, further
+from grammars.registry import language_from_spec
+from grammars.smiles import Smiles, qed
+from tests.grammars.small import SMALL, by_bytes, is_member
+
+
+@pytest.fixture(scope="module")
+def molecules(data: Path) -> list[str]:
+    with (data / "smiles" / "smiles.csv").open() as lines:
+        return [row["smiles"] for row in csv.DictReader(lines)]
+
+
+def reading_of(text: str, most: int = 999) -> Reading | None:
+    reading = Reading(START, "", START)
+    try:
+        for char in text:
+            reading = further(reading, char, most)
+    except Invalid:
+        return None
+    return reading
+
+
+def partialsmiles_accepts(text: str) -> bool:
+    try:
+        ParseSmiles(text, partial=True)
+    except Error:
+        return False
+    return True
+
+
+def test_all_molecules_are_accepted_character_by_character(molecules):
+    assert len(molecules) == 2000
+    for text in molecules:
+        reading = reading_of(text)
+        assert reading is not None and reading.after is not None, text
+        finish(reading.after)
+    constraint = Smiles().compile(SMALL)
+    for text in molecules[::20]:
+        assert is_member(constraint, text), text
+
+
+def test_the_verdict_on_prefixes_is_that_of_partialsmiles(molecules):
+    """Where they differ on purpose the text is named: aromatic atoms off rings, nitro groups, rare bracket symbols."""
+    random, compared, refused = Random(1), 0, 0
+    for text in molecules[::8]:
+        prefix = text[: random.randrange(len(text) + 1)]
+        for _ in range(6):
+            longer = prefix + random.choice("CNOFSP()=#12-.H]@")
+            if "[" in longer.rpartition("]")[2]:
+                break
+            theirs, own = partialsmiles_accepts(longer), reading_of(longer) is not None
+            compared += 1
+            refused += not theirs
+            if own != theirs:
+                reading = reading_of(longer[:-1])
+                assert reading is not None
+                wider = own and "N" in longer
+                narrower = (
+                    not own and reading.after is not None and (reading.after.loose or "Cl" in longer or "Br" in longer)
+                )
+                assert wider or narrower, longer
+            if own and theirs:
+                prefix = longer
+    assert compared > 500 and refused > 100
+
+
+def test_changed_molecules_are_refused_where_rdkit_refuses_them(molecules):
+    constraint, random, refused = Smiles().compile(SMALL), Random(2), 0
+    for text in molecules[::20]:
+        at = random.randrange(len(text))
+        changed = text[:at] + random.choice(["", "(", ")", "=", "#", "1", "F", "c", "X", "]"]) + text[at + 1 :]
+        molecule = Chem.MolFromSmiles(changed)
+        if is_member(constraint, changed):
+            assert molecule is not None and molecule.GetNumAtoms(), changed
+        else:
+            refused += 1
+    assert refused > 30
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "C1CC",
+        "C(C",
+        "C[N+",
+        "c1cccc1",
+        "FC(F)(F)(F)F",
+        "C=O=C",
+        "CC)C",
+        "C==C",
+        "[CH5]",
+        "C()C",
+        "C((C))C",
+        "cc",
+        "cC",
+        "C1C1",
+        "C=1CC#1",
+        ".",
+        "C.",
+        "C..C",
+        "[Xx]",
+        "*C",
+        "C:C",
+        "C>>C",
+        "%1",
+        "C%",
+        "Cé",
+        "C(C)",
+        "ClC(Cl)Cl=O",
+        "CN(=O)C",
+        "",
+        " C",
+        "C\n",
+    ],
+)
+def test_what_is_no_molecule_is_refused(text):
+    assert not is_member(Smiles().compile(SMALL), text)
+
+
+@pytest.mark.parametrize(
+    "text", ["CC(=O)N(C)c1cccc1F=", "cC", "FF", "C1C1", "Cc(C)C", "CN(=O)N", "C1CC1(C)(C)C", "c1cccc1.", "C=C=1CC=1"]
+)
+def test_what_nothing_can_mend_is_refused_before_its_end(text):
+    assert reading_of(text + "C") is None
+
+
+def test_dead_ends_are_rare_from_prefixes_of_real_molecules(molecules):
+    """After two random symbols that are accepted, one more or the end is nearly always accepted too.
+
+    What is left is known a symbol too late: =[nH], or an atom without a free bond while a ring is open inside a branch.
+    """
+    random, dead, walks = Random(3), 0, 0
+    symbols = ("C", "N", "O", "c", "n", "F", "(", ")", "=", "1", "2", "[nH]", "[N+]")
+    for text in molecules[::10]:
+        prefix = text[: random.randrange(1, len(text))]
+        for _ in range(2):
+            going = [symbol for symbol in symbols if reading_of(prefix + symbol) is not None]
+            if not going:
+                break
+            prefix += random.choice(going)
+        walks += 1
+        reading = reading_of(prefix)
+        assert reading is not None
+        ends = reading.after is None
+        if reading.after is not None:
+            try:
+                finish(reading.after)
+                ends = True
+            except Invalid:
+                pass
+        dead += not ends and not any(reading_of(prefix + symbol) for symbol in symbols)
+    assert dead <= 0.06 * walks, f"{dead} of {walks}"
+
+
+def test_bounds_on_the_atoms_hold_and_are_seen_early():
+    constraint = Smiles(min_atoms=3, max_atoms=5).compile(SMALL)
+    for text, whole in (("CC", False), ("CCC", True), ("CCCCC", True), ("[H]C([H])CCCO", True)):
+        assert is_member(constraint, text) == whole, text
+    assert by_bytes(constraint, b"CCCCCC") is None
+    assert by_bytes(constraint, b"CCCCC1") is None, "an open ring needs one more atom"
+
+
+def test_elements_and_substructures_are_kept_to():
+    constraint = Smiles(elements=["C", "Br", "N"], required=["[NH2]"], forbidden=["CBr", "N~N"]).compile(SMALL)
+    assert is_member(constraint, "CCN") and is_member(constraint, "NCC#N") and is_member(constraint, "c1cc(N)cnc1")
+    for text in ("CC", "NCCBr", "NN", "OCN", "NCB", "NC[O-]", "NCCl"):
+        assert not is_member(constraint, text), text
+
+
+def test_cost_of_a_check_is_flat_in_the_text():
+    constraint = Smiles().compile(SMALL)
+    written, ids = SMALL.by_bytes
+    token = ids[written.index(b"N")]
+
+    def microseconds(text: str) -> float:
+        best = float("inf")
+        for _ in range(7):
+            state = by_bytes(constraint, text.encode())
+            assert state is not None
+            start = time.perf_counter()
+            state.accepts(np.array([token]), masked=True)
+            best = min(best, time.perf_counter() - start)
+        return 1e6 * best
+
+    short, long = microseconds("c1ccccc1" * 2), microseconds("c1ccccc1" * 60)
+    assert long < 3 * short + 20, (short, long)
+
+
+def test_qed_is_rdkits_and_zero_for_no_molecule(molecules, data):
+    with (data / "smiles" / "smiles.csv").open() as lines:
+        rows = list(csv.DictReader(lines))[:20]
+    for row in rows:
+        assert qed(row["smiles"]) == pytest.approx(float(row["qed"]), abs=1e-3)
+    assert qed("") == qed("C(") == qed("not a molecule") == 0.0
+
+
+def test_options_travel():
+    spec = {"smiles": {"max_atoms": 9, "elements": ["C", "O"], "forbidden": ["[OH]"]}}
+    assert language_from_spec(spec).spec == spec
+    assert Smiles().spec == {"smiles": {}}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_atoms": 0}, "max_atoms=0 must be a whole number from 1"),
+        ({"min_atoms": True}, "min_atoms=True"),
+        ({"min_atoms": 9, "max_atoms": 3}, "min_atoms=9 is above max_atoms=3"),
+        ({"elements": ["C", "Qq"]}, "'Qq'.* no element"),
+        ({"elements": ["H"]}, "other than hydrogen"),
+        ({"elements": "CN"}, "must be a list of texts"),
+        ({"forbidden": ["C", "(("]}, r"forbidden\[1\] = '\(\(' is no SMARTS"),
+        ({"required": [3]}, "list of texts"),
+        ({"colour": 1}, "no option 'colour'; it has elements, forbidden, max_atoms, min_atoms, required"),
+        ("CCO", "takes an object of options"),
+    ],
+)
+def test_bad_options_are_named(options, message):
+    with pytest.raises(GrammarError, match=message):
+        language_from_spec({"smiles": options})
+
+
+@pytest.mark.parametrize("package", ["partialsmiles", "rdkit"])
+def test_a_missing_package_is_an_error_that_says_how_to_get_it(package, monkeypatch):
+    find = sys.modules["importlib.util"].find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(GrammarError, match=rf"need the package {package}: pip install 'reweigh\[chem\]'"):
+        Smiles()
