@@ -1,0 +1,145 @@
+"""A database by its name: a SQLite file, an SQLAlchemy URL, or tables that are only declared. Schemas and connections are kept."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from grammars.errors import GrammarError
+from grammars.sql_schema import Schema, Table, ddl_of_tables
+
+if TYPE_CHECKING:
+    import sqlite3
+
+KEPT_DATABASES = 64
+
+
+class Explainer(Protocol):
+    def refusal(self, query: str) -> str | None:
+        """Why the database refuses a query; None where it compiles it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Database:
+    """What a constraint knows of a database.
+
+    dialect    sqlite, postgresql, mysql or duckdb
+    explainer  the final judge; None for declared tables in a dialect that no database at hand speaks
+    """
+
+    schema: Schema
+    dialect: str
+    explainer: Explainer | None
+
+
+_KNOWN: dict[tuple[Any, ...], Database] = {}
+_KNOWN_LOCK = threading.Lock()
+
+
+def open_database(database: str | Mapping[str, Any], dialect: str | None, refresh: bool = False) -> Database:
+    """Read a database's schema, or take the one read before: of a file as long as it is the same, of a server until `refresh`.
+
+    database  a path, an SQLAlchemy URL, {"tables": {table: {column: type}}} or {"ddl": "CREATE TABLE ..."}
+    Raises GrammarError where it cannot be read.
+    """
+    if isinstance(database, Mapping):
+        ddl = _ddl(database)
+        key: tuple[Any, ...] = ("ddl", ddl, dialect)
+    elif (path := _file_of(database)) is not None:
+        status = path.stat() if path.is_file() else None
+        key = ("file", str(path), status and (status.st_mtime_ns, status.st_size), dialect)
+    else:
+        key = ("url", database, dialect)
+    with _KNOWN_LOCK:
+        known = _KNOWN.get(key)
+    if known is None or refresh:
+        known = _opened(database, dialect)
+        with _KNOWN_LOCK:
+            _KNOWN[key] = known
+            while len(_KNOWN) > KEPT_DATABASES:
+                del _KNOWN[next(iter(_KNOWN))]
+    return known
+
+
+def first_values(name: str | Mapping[str, Any], database: Database, table: Table, count: int) -> list[list[Any]]:
+    """Up to `count` different values of each column of a table, from its first rows; none of a view's or a declared table's."""
+    from grammars import sql_server, sql_sqlite
+
+    if isinstance(name, Mapping) or table.is_view:
+        return [[] for _ in table.columns]
+    if (path := _file_of(name)) is not None:
+        connection = sql_sqlite.open_read_only(path)
+        try:
+            seen = sql_sqlite.first_values(connection, table)
+        finally:
+            connection.close()
+    else:
+        seen = sql_server.first_values(name, table)
+    return [[*dict.fromkeys(value for value in values if value is not None)][:count] for values in seen]
+
+
+def _file_of(database: str) -> Path | None:
+    """The SQLite file that a path or a sqlite:// URL names; None for other URLs."""
+    if "://" not in database:
+        return Path(database)
+    from grammars.sql_server import dialect_of_url, sqlite_path
+
+    return Path(sqlite_path(database)) if dialect_of_url(database) == "sqlite" else None
+
+
+def _opened(database: str | Mapping[str, Any], dialect: str | None) -> Database:
+    from grammars import sql_server, sql_sqlite
+
+    if isinstance(database, Mapping):
+        ddl = _ddl(database)
+
+        def declared() -> sqlite3.Connection:
+            return sql_sqlite.open_declared(ddl)
+
+        spoken = dialect or "sqlite"
+        explainer = sql_sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
+        return _checked(Database(_read_sqlite(declared()), spoken, explainer), "the declared schema")
+    if (path := _file_of(database)) is not None:
+        if dialect not in (None, "sqlite"):
+            raise GrammarError(f"{path} is a SQLite database, but dialect={dialect!r} was given; leave dialect out")
+
+        def file() -> sqlite3.Connection:
+            return sql_sqlite.open_read_only(path)
+
+        return _checked(Database(_read_sqlite(file()), "sqlite", sql_sqlite.SqliteExplainer(file)), str(path))
+    spoken = {"mariadb": "mysql"}.get(kind := sql_server.dialect_of_url(database), kind)
+    if dialect not in (None, spoken):
+        raise GrammarError(
+            f"{sql_server.hidden(database)} speaks {spoken}, but dialect={dialect!r} was given; leave dialect out"
+        )
+    schema = sql_server.read_schema(database)
+    return _checked(Database(schema, spoken, sql_server.ServerExplainer(database)), sql_server.hidden(database))
+
+
+def _read_sqlite(connection: sqlite3.Connection) -> Schema:
+    from grammars import sql_sqlite
+
+    try:
+        return sql_sqlite.read_schema(connection)
+    finally:
+        connection.close()
+
+
+def _checked(database: Database, name: str) -> Database:
+    if not any(table.columns for table in database.schema.tables):
+        raise GrammarError(f"{name} has no tables: a query needs at least one; check the name of the database")
+    return database
+
+
+def _ddl(declared: Mapping[str, Any]) -> str:
+    match dict(declared):
+        case {"tables": tables, **rest} if not rest:
+            return ddl_of_tables(tables)
+        case {"ddl": str(ddl), **rest} if not rest:
+            return ddl
+    raise GrammarError(
+        'a declared schema is {"tables": {"t": {"a": "INTEGER"}}} or {"ddl": "CREATE TABLE t (a INTEGER)"}'
+    )

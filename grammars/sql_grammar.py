@@ -1,0 +1,216 @@
+"""A schema and a dialect as a context-free grammar: the syntax of a SELECT, with the database's own names in their places.
+
+White space is written out, bounded, and required between words. The grammar exists three times over, side by side:
+
+    _s  a SELECT whose FROM names the database's tables alone: its columns are the database's own
+    _o  a SELECT whose FROM has a sub-query in it, which may give its columns any name
+    _w  everything under a WITH, whose names may stand for tables and columns alike
+
+Which names are in scope is not context-free: `sql_scope` judges that.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from grammars.sql_dialect import CLAUSE_WORDS, KEYWORDS, NOT_ALIASES, Dialect
+from grammars.sql_schema import Schema
+
+CONSTANTS = ("null", "true", "false", "current_date", "current_time", "current_timestamp")
+FIELDS = ("year", "month", "day", "hour", "minute", "second", "quarter", "week", "dow", "doy", "epoch")
+PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+def usable_unquoted(name: str, dialect: Dialect) -> bool:
+    """Whether a name of the database may be written without quotes."""
+    if dialect.folds_case and name != name.lower():
+        return False
+    return PLAIN_NAME.fullmatch(name) is not None and name.lower() not in dialect.reserved
+
+
+def lark_of_schema(
+    schema: Schema, dialect: Dialect, name_length: int, string_length: int, forward_columns: bool
+) -> str:
+    """The grammar in llguidance's dialect of Lark.
+
+    name_length      characters that an alias may have
+    string_length    characters of a string literal
+    forward_columns  whether a select list may name columns that a sub-query in FROM defines after it
+    """
+    tables = [table.name for table in schema.tables]
+    columns = [column.name for table in schema.tables for column in table.columns]
+    parts = [
+        _terminals(tables, columns, dialect, name_length, string_length),
+        _TOP.format(order=_order("o"), order_w=_order("w")),
+        _core("s", "s", dialect),
+        _core("o", "o" if forward_columns else "s", dialect),
+        _core("w", "w", dialect),
+    ]
+    return "\n".join(parts)
+
+
+_TOP = r"""
+start: w (query | with) (w ";")?
+w: W?
+query: body{order}
+body: (core_s | core_o) (W setop W (core_s | core_o))*
+with: K_WITH W (K_RECURSIVE W)? cte (w "," w cte)* W query_w
+cte: name (w "(" w name (w "," w name)* w ")")? W K_AS W "(" w query_w w ")"
+query_w: core_w (W setop W core_w)*{order_w}
+name: ALIAS | QUOTED
+"""
+
+
+def _order(x: str) -> str:
+    return f' (W K_ORDER W K_BY W order_{x} (w "," w order_{x})*)? (W K_LIMIT W INTEGER (W K_OFFSET W INTEGER)?)?'
+
+
+def _core(x: str, items: str, dialect: Dialect) -> str:
+    """The rules of one of the three grammars. `items` is the one of its select list, `y` the one where aliases may stand."""
+    y = "o" if x == "s" else x
+    # Under a sub-query in FROM, as under WITH, what is nested may name columns that are not the database's.
+    query = "query" if x == "s" else "query_w"
+    column = "COLUMN" if x == "s" else "ALIAS | QUOTED | COLUMN"
+    condition = rf'(W K_ON W expr_{x} | W K_USING w "(" w cname_{x} (w "," w cname_{x})* w ")")'
+    condition += "" if dialect.condition_required else "?"
+    kinds = "W (K_INNER W)? K_JOIN W | W (K_LEFT | K_RIGHT | K_FULL) W (K_OUTER W)? K_JOIN W"
+    kinds = kinds if dialect.full_join else kinds.replace(" | K_FULL", "")
+    derived = rf'"(" w {query} w ")"' + (" named" if dialect.derived_alias_required else " named?")
+
+    def joins(source: str) -> str:
+        return rf'w "," w {source} | ({kinds}) {source} {condition} | W (K_CROSS | K_NATURAL) W K_JOIN W {source}'
+
+    if x == "s":
+        sources = rf"from_s: table_s join_s*{chr(10)}join_s: {joins('table_s')}"
+    elif x == "o":
+        # At least one sub-query, or everything would be read twice over.
+        sources = rf"""from_o: derived_o join_o* | table_o joined_o* other_o join_o*
+joined_o: {joins("table_o")}
+other_o: {joins("derived_o")}
+join_o: joined_o | other_o
+derived_o: {derived}"""
+    else:
+        sources = rf"""from_w: (table_w | derived_w) join_w*
+join_w: {joins("(table_w | derived_w)")}
+derived_w: {derived}"""
+    table = "(ALIAS | QUOTED | TABLE)" if x == "w" else "TABLE"
+    likes = " | ".join(f"K_{like.upper()}" for like in dialect.likes)
+    casts = ' (w "::" w TYPE)?' if dialect.casts else ""
+    extract = rf' | K_EXTRACT "(" w FIELD W K_FROM W expr_{x} w ")" | K_INTERVAL W STRING' if dialect.casts else ""
+    quoted_string = " | DOUBLE_QUOTED" if dialect.double_quoted_strings else ""
+    distinct_from = (
+        f" | W K_IS W (K_NOT W)? (K_TRUE | K_FALSE | K_DISTINCT W K_FROM W arith_{x})" if dialect.casts else ""
+    )
+    from_clause = (
+        rf"W K_FROM W from_{x} (W K_WHERE W expr_{x})? (W K_GROUP W K_BY W exprs_{y} (W K_HAVING W expr_{y})?)?"
+    )
+    if x != "o":
+        from_clause = f"({from_clause})?"
+    return rf"""
+core_{x}: K_SELECT W ((K_DISTINCT | K_ALL) W)? item_{items} (w "," w item_{items})* {from_clause}
+item_{x}: STAR | qualifier "." STAR | expr_{x} named?
+{sources}
+table_{x}: {table} named?
+order_{x}: expr_{x} (W (K_ASC | K_DESC))? (W K_NULLS W (K_FIRST | K_LAST))?
+exprs_{x}: expr_{x} (w "," w expr_{x})*
+expr_{x}: unit_{x} (W (K_AND | K_OR) W unit_{x})*
+unit_{x}: (K_NOT W)* arith_{x} tail_{x}?
+tail_{x}: w COMPARISON w arith_{x}
+    | W K_IS W (K_NOT W)? K_NULL{distinct_from}
+    | (W K_NOT)? W ({likes}) W arith_{x}
+    | (W K_NOT)? W K_IN w "(" w ({query} | exprs_{x}) w ")"
+    | (W K_NOT)? W K_BETWEEN W arith_{x} W K_AND W arith_{x}
+arith_{x}: cast_{x} (w ARITHMETIC w cast_{x} | w STAR w cast_{x})*
+cast_{x}: operand_{x}{casts}
+operand_{x}: NUMBER | STRING{quoted_string} | CONSTANT | column_{x}
+    | FUNCTION "(" w exprs_{x}? w ")"
+    | AGGREGATE "(" w (K_DISTINCT W)? exprs_{x} w ")" rest_{x}
+    | K_COUNT "(" w STAR w ")" rest_{x}
+    | WINDOW "(" w exprs_{x}? w ")" over_{x}
+    | K_CASE (W expr_{x})? (W K_WHEN W expr_{x} W K_THEN W expr_{x})+ (W K_ELSE W expr_{x})? W K_END
+    | K_CAST w "(" w expr_{x} W K_AS W TYPE w ")"{extract}
+    | (K_EXISTS w)? "(" w {query} w ")"
+    | "(" w expr_{x} w ")"
+column_{x}: cname_{x} | qualifier "." cname_{x}
+cname_{x}: {column}
+rest_{x}: (W K_FILTER w "(" w K_WHERE W expr_{x} w ")")? over_{x}?
+over_{x}: W K_OVER w "(" w (window_{x} w)? ")"
+window_{x}: partition_{x} (W sorted_{x})? | sorted_{x}
+partition_{x}: K_PARTITION W K_BY W exprs_{x}
+sorted_{x}: K_ORDER W K_BY W order_{x} (w "," w order_{x})* (W frame)?
+"""
+
+
+def _terminals(tables: list[str], columns: list[str], dialect: Dialect, name_length: int, string_length: int) -> str:
+    roles: dict[str, list[str]] = {"scalar": [], "aggregate": [], "window": [], "either": []}
+    for name, function in dialect.functions.items():
+        roles[function.role].append(name)
+    # An aggregate of one argument that is a plain function of more stands in both places.
+    scalars, aggregates = roles["scalar"] + roles["either"], roles["aggregate"] + roles["either"]
+    quoted = [
+        rf'"([^"\x00-\x1f]){{1,{name_length}}}"' if quote == '"' else rf"`([^`\x00-\x1f]){{1,{name_length}}}`"
+        for quote in dialect.quotes
+    ]
+    lines = [
+        *(f"K_{word.upper()}: /{_either([word])}/" for word in sorted(KEYWORDS | {"count"})),
+        r"W: /[ \t\r\n]{1,12}/",
+        'STAR: "*"',
+        r"NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/",
+        r"INTEGER: /[0-9]{1,9}/",
+        rf"STRING: /'([^'\x00-\x1f]|''){{0,{string_length}}}'/",
+        rf'DOUBLE_QUOTED: /"([^"\x00-\x1f]|""){{0,{string_length}}}"/',
+        'COMPARISON: "=" | "!=" | "<>" | "<" | "<=" | ">" | ">="' + (' | "=="' if dialect.name in ("sqlite", "duckdb") else ""),
+        'ARITHMETIC: "+" | "-" | "/" | "%"' + ("" if dialect.name == "mysql" else ' | "||"'),
+        f"CONSTANT: /{_either(CONSTANTS)}/",
+        f"FUNCTION: /{_either(scalars)}/",
+        f"AGGREGATE: /{_either(aggregates)}/",
+        f"WINDOW: /{_either(roles['window'])}/",
+        rf"TYPE: /({_either(dialect.types)})(\([0-9]{{1,3}}(, ?[0-9]{{1,3}})?\))?/",
+        f"FIELD: /{_either(FIELDS)}/",
+        f"IDENTIFIER: /[A-Za-z_][A-Za-z0-9_]{{0,{name_length - 1}}}/",
+        f"RESERVED: /{_either(sorted(NOT_ALIASES | dialect.reserved))}/",
+        "ALIAS: IDENTIFIER & ~RESERVED",
+        f"CLAUSE: /({_either(sorted(CLAUSE_WORDS))})[A-Za-z0-9_]*/",
+        "PLAIN_ALIAS: IDENTIFIER & ~RESERVED & ~CLAUSE",
+        f"QUOTED: /{'|'.join(quoted)}/",
+        f"TABLE: {_names(tables, dialect)}",
+        f"COLUMN: {_names(columns, dialect)}",
+        "qualifier: ALIAS | QUOTED | TABLE",
+        "named: W K_AS W name | W (PLAIN_ALIAS | QUOTED)",
+        "setop: " + " | ".join(
+            f"K_{op.upper()}" + (" (W K_ALL)?" if op in dialect.set_all else "") for op in ("union", "intersect", "except")
+        ),
+        "frame: (K_ROWS | K_RANGE) W (low | K_BETWEEN W low W K_AND W high) | K_ROWS W K_BETWEEN W near W K_AND W far",
+        "low: K_UNBOUNDED W K_PRECEDING | K_CURRENT W K_ROW",
+        "high: K_CURRENT W K_ROW | K_UNBOUNDED W K_FOLLOWING",
+        "near: low | INTEGER W K_PRECEDING",
+        "far: high | INTEGER W K_FOLLOWING",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def _names(names: Iterable[str], dialect: Dialect) -> str:
+    """A terminal of the database's names as they may be written."""
+    distinct = sorted(set(names))
+    plain = [name for name in distinct if usable_unquoted(name, dialect)]
+    ways = [f"/{_either(plain)}/"] if plain else []
+    spelled = _exactly if dialect.folds_case else _in_any_case
+    for quote in dialect.quotes:
+        ways.append(f"/{quote}({'|'.join(spelled(name.replace(quote, quote * 2)) for name in distinct)}){quote}/")
+    return " | ".join(ways)
+
+
+def _either(words: Iterable[str]) -> str:
+    return "|".join(map(_in_any_case, words))
+
+
+def _in_any_case(word: str) -> str:
+    """A pattern for a word in capital and small letters: the databases fold ASCII alone, a case-insensitive pattern more."""
+    return "".join(
+        f"[{char.lower()}{char.upper()}]" if char.isascii() and char.isalpha() else _exactly(char) for char in word
+    )
+
+
+def _exactly(text: str) -> str:
+    return re.sub(r"([\\/.*+?^$|()\[\]{}\"&~])", r"\\\1", text)

@@ -1,0 +1,821 @@
+"""SQL read lexeme by lexeme: each is refused as soon as the scope decides that nothing can make it good.
+
+The syntax is the mask's business (`sql_grammar`): what is read here is always the beginning of something that the grammar
+derives, so a keyword needs to be understood, not checked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from grammars.sql_dialect import CLAUSE_WORDS, KEYWORDS, OPERAND_WORDS, Function
+from grammars.sql_lexer import NUMBER as NUMERAL
+from grammars.sql_lexer import QUOTED, STRING, WORD, Lexeme, begun_lexeme, is_closed, split_lexemes, unquoted
+from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME
+from grammars.sql_scope import (
+    AFTER,
+    COLUMN,
+    CTE,
+    NAME,
+    NOTHING,
+    OPERAND,
+    TABLE,
+    TYPE,
+    USING,
+    Frame,
+    Names,
+    Output,
+    Query,
+    Source,
+    candidates,
+    ctes_in_scope,
+    hopes_for_names,
+    innermost_query,
+    look_up,
+    qualifiers,
+    refer,
+    relation_named,
+    relation_of,
+    resolve_pending,
+    with_query,
+)
+
+_NUMERIC_BEGUN = re.compile(r"[+-]?[0-9]*(\.[0-9]*)?")
+_NUMERIC = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
+_CONSTANTS = {
+    "null": ANY, "true": BOOL | NUMBER, "false": BOOL | NUMBER,
+    "current_date": TIME | TEXT, "current_time": TIME | TEXT, "current_timestamp": TIME | TEXT,
+}  # fmt: skip
+_BEGINNINGS = (*OPERAND_WORDS, "when")
+_AFTER_ALIAS = (*CLAUSE_WORDS, "on", "offset")
+_AFTER_OPERAND = (
+    *(KEYWORDS - OPERAND_WORDS - {"when", "then", "else", "end"}),
+    *("select", "not", "null", "true", "false", "distinct"),
+)
+_NO_AGGREGATES = ("where", "on", "group")
+_COMPARISONS = frozenset(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
+_ARITHMETIC = frozenset(["+", "-", "*", "/", "%", "||"])
+
+
+class Reader:
+    """Reads queries over some names. It keeps nothing: a place in a text is a Frame and the bytes of a lexeme begun."""
+
+    def __init__(self, names: Names, check_types: bool) -> None:
+        self.names = names
+        self.check_types = check_types
+        self.start = Frame(None, "query", OPERAND, Query("top"))
+        functions = names.functions
+        self._everywhere = tuple(name for name, one in functions.items() if one.role in ("scalar", "either"))
+        self._functions = tuple(functions)
+
+    def feed(self, frame: Frame, begun: bytes, data: bytes) -> tuple[Frame, bytes] | None:
+        """The place after some more bytes; None where they cannot be the beginning of a query in scope."""
+        lexemes, begun = split_lexemes(begun + data)
+        for lexeme in lexemes:
+            read = self._read(frame, lexeme)
+            if read is None:
+                return None
+            frame = read
+        if begun and not self._may_begin(frame, begin := begun_lexeme(begun), begin.text):
+            return None
+        return frame, begun
+
+    def finish(self, frame: Frame, begun: bytes) -> bool:
+        """Whether the text may end here, as far as names go."""
+        at: Frame | None = frame
+        if begun:
+            lexeme = begun_lexeme(begun)
+            if not is_closed(lexeme):
+                return False
+            at = self._read(frame, lexeme)
+        if at is None or at.kind != "query" or at.up is not None:
+            return False
+        if at.query.clause == "end":
+            return True
+        return at.expect in (AFTER, NOTHING) and self._end_query(at) is not None
+
+    # Lexemes
+
+    def _read(self, frame: Frame, lexeme: Lexeme) -> Frame | None:
+        kind, text, follower = lexeme
+        if kind == WORD:
+            return self._word(frame, text.decode(errors="replace"), follower)
+        if kind == QUOTED:
+            return self._quoted(frame, text, follower)
+        if kind == STRING:
+            return self._operand(frame, self._string_kinds(unquoted(text), closed=True))
+        if kind == NUMERAL:
+            return self._number(frame, text)
+        return self._symbol(frame, text.decode())
+
+    def _word(self, frame: Frame, word: str, follower: bytes) -> Frame | None:
+        low = word.lower()
+        expect = frame.expect
+        if expect == NOTHING:
+            handler = _KEYWORDS.get(low) if frame.kind == "query" else None
+            return handler(self, frame, low) if handler is not None else frame
+        if expect == TYPE:
+            return frame.but(expect=AFTER, last="type")
+        if expect == OPERAND:
+            if follower == b"(" and low in self.names.functions:
+                return self._call(frame, low)
+            if low in _BEGINNINGS and follower != b".":
+                return _KEYWORDS[low](self, frame, low)
+            return self._name(frame, self.names.key(word, False), follower, False)
+        if expect == AFTER and low in KEYWORDS:
+            return _KEYWORDS[low](self, frame, low)
+        if frame.last == "type":
+            return frame  # the second word of a type
+        if expect == CTE and low == "recursive" and not frame.query.recursive:
+            return with_query(frame, recursive=True)
+        return self._name(frame, self.names.key(word, False), follower, False)
+
+    def _quoted(self, frame: Frame, text: bytes, follower: bytes) -> Frame | None:
+        name = self.names.key(unquoted(text), True)
+        if frame.expect == OPERAND and self._is_string(frame, text[:1], name, follower):
+            return self._operand(frame, self._string_kinds(unquoted(text), closed=True))
+        return self._name(frame, name, follower, True)
+
+    def _is_string(self, frame: Frame, quote: bytes, name: str, follower: bytes) -> bool:
+        """Whether a double-quoted text is a string: in SQLite one that names no column, where a value is compared with it."""
+        dialect = self.names.dialect
+        if quote != b'"' or not dialect.double_quoted_strings or follower == b".":
+            return False
+        if '"' not in dialect.quotes:
+            return True
+        if not (frame.comparing or frame.kind == "list" or frame.last in ("like", "glob", "between", "compare")):
+            return False
+        return all(known != name for known, _ in candidates(frame, self.names, None))
+
+    def _name(self, frame: Frame, name: str, follower: bytes, quoted: bool) -> Frame | None:
+        expect = frame.expect
+        if expect == OPERAND:
+            if follower == b".":
+                if self._may_qualify(frame, name, begun=False):
+                    return frame.but(qualifier=name)
+                return None
+            return self._column(frame, None, name)
+        if expect == COLUMN:
+            return self._column(frame, frame.qualifier, name)
+        if expect == TABLE:
+            relation = relation_named(frame, self.names, name)
+            if relation is None:
+                return None
+            return with_query(frame, sources=(*frame.query.sources, Source(name, relation))).but(
+                expect=AFTER, last="source"
+            )
+        if expect == CTE:
+            if name in self.names.tables or any(cte.name == name for cte in frame.query.ctes):
+                return None
+            return with_query(frame, cte_name=name, cte_columns=()).but(expect=AFTER, last="cte")
+        if expect == USING:
+            return self._using(frame, name)
+        return self._alias(frame, name)
+
+    def _alias(self, frame: Frame, name: str) -> Frame | None:
+        query = frame.query
+        if frame.kind == "names":
+            assert frame.up is not None
+            if name in frame.up.query.cte_columns:
+                return None
+            up = with_query(frame.up, cte_columns=(*frame.up.query.cte_columns, name))
+            return frame.but(up=up, query=up.query, expect=AFTER)
+        if query.clause == "items":
+            kinds = query.item.kinds if query.item else ANY
+            return with_query(frame, item=Output(name, kinds), aliases={**query.aliases, name: kinds}).but(
+                expect=NOTHING, last="alias"
+            )
+        # An alias that is another table's name would leave it open what `table.column` means before FROM is read.
+        last = query.sources[-1]
+        if name in self.names.tables and last.relation is not self.names.tables[name]:
+            return None
+        if self._is_taken(frame, name):
+            return None
+        return with_query(frame, sources=(*query.sources[:-1], Source(name, last.relation))).but(
+            expect=NOTHING, last="alias"
+        )
+
+    def _column(self, frame: Frame, qualifier: str | None, name: str) -> Frame | None:
+        found = refer(frame, self.names, qualifier, name)
+        if found is None:
+            return None
+        kinds, frame = found
+        return self._operand(frame, kinds, name)
+
+    def _using(self, frame: Frame, name: str) -> Frame | None:
+        """A column that both sides of the join have."""
+        assert frame.up is not None
+        query = frame.query
+        *left, right = query.sources
+        if name not in right.relation.columns or look_up(_only(query, left), None, name) <= 0:
+            return None
+        return with_query(frame, merged=query.merged | {name}).but(expect=AFTER)
+
+    def _number(self, frame: Frame, text: bytes) -> Frame | None:
+        if frame.expect == NOTHING:
+            return frame
+        if not self._may_count(frame, text):
+            return None
+        return self._operand(frame, NUMBER)
+
+    def _may_count(self, frame: Frame, text: bytes) -> bool:
+        """Whether a number may stand here: one that begins a term of ORDER BY or GROUP BY counts the columns of the result."""
+        query = frame.query
+        if frame.kind == "query" and frame.left < 0 and query.clause in ("order", "group") and query.width is not None:
+            return text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
+        return self._fits(frame, NUMBER)
+
+    def _operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
+        """An operand is whole."""
+        if not self._fits(frame, kinds):
+            return None
+        begins = frame.left < 0
+        changed = frame.but(
+            expect=AFTER, left=kinds if begins or frame.comparing else ANY, qualifier=None,
+            comparing=frame.comparing if frame.between else 0, last="operand",
+        )  # fmt: skip
+        if frame.kind == "query" and frame.query.clause == "items":
+            item = Output(name, kinds) if begins and frame.last != "not" else Output("", ANY)
+            changed = with_query(changed, item=item)
+        return changed
+
+    def _fits(self, frame: Frame, kinds: int) -> bool:
+        return not self.check_types or not frame.comparing or bool(frame.comparing & kinds)
+
+    def _string_kinds(self, text: str, closed: bool) -> int:
+        pattern = _NUMERIC if closed else _NUMERIC_BEGUN
+        return ANY if pattern.fullmatch(text.strip()) else TEXT | TIME | BOOL
+
+    def _call(self, frame: Frame, name: str) -> Frame | None:
+        function = self.names.functions[name]
+        if not self._may_call(frame, function):
+            return None
+        return frame.but(last="call", qualifier=name)
+
+    def _may_call(self, frame: Frame, function: Function) -> bool:
+        """Whether an aggregate or window function makes sense here: not in WHERE, not inside an aggregate."""
+        at = innermost_query(frame)
+        if at.query.clause in ("order", "limit") and at.query.arms > 1:
+            return False
+        if function.role in ("scalar", "either"):
+            return True
+        inside: Frame | None = frame
+        while inside is not None and inside.kind != "query":
+            called = inside.function.role if inside.function is not None else ""
+            if inside.kind == "filter" or called == "aggregate":
+                return False
+            if function.role == "window" and (inside.kind == "over" or called in ("either", "window")):
+                return False
+            inside = inside.up
+        if function.role == "window":
+            return at.query.clause in ("items", "order")
+        return at.query.clause not in _NO_AGGREGATES
+
+    def _symbol(self, frame: Frame, symbol: str) -> Frame | None:
+        if symbol == "(":
+            return self._open(frame)
+        if symbol == ")":
+            return self._close(frame)
+        if symbol == ",":
+            return self._comma(frame)
+        if symbol == ".":
+            return frame.but(expect=COLUMN)
+        if symbol in ("--", "/*"):
+            return None
+        if symbol == ";":
+            ended = self._end_query(frame)
+            return None if ended is None else with_query(ended, clause="end").but(expect=NOTHING)
+        if symbol == "*" and frame.expect in (OPERAND, COLUMN):
+            return self._star(frame)
+        if symbol == "::":
+            return frame.but(expect=TYPE, left=ANY)
+        if frame.expect == OPERAND:
+            return frame  # a sign
+        if symbol in _COMPARISONS:
+            return self._no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare"))
+        assert symbol in _ARITHMETIC, symbol
+        return self._no_item(
+            frame.but(expect=OPERAND, left=ANY, comparing=0 if not frame.between else frame.comparing, last=symbol)
+        )
+
+    def _no_item(self, frame: Frame) -> Frame:
+        """The column of the select list under way is an expression: it has no name of its own."""
+        if frame.kind == "query" and frame.query.clause == "items":
+            return with_query(frame, item=Output("", ANY))
+        return frame
+
+    def _star(self, frame: Frame) -> Frame | None:
+        if frame.kind == "call":
+            return frame.but(expect=AFTER, left=ANY)
+        qualifier = frame.qualifier
+        return with_query(frame, item=Output(qualifier or "", ANY, True)).but(
+            expect=NOTHING, qualifier=None, last="star"
+        )
+
+    def _comma(self, frame: Frame) -> Frame | None:
+        match frame.kind:
+            case "call":
+                function, commas = frame.function, frame.commas + 1
+                assert function is not None
+                if (function.most is not None and commas >= function.most) or (
+                    frame.distinct and self.names.dialect.name == "sqlite"
+                ):
+                    return None
+                return frame.but(commas=commas, expect=OPERAND, left=-1, comparing=0)
+            case "list":
+                return frame.but(expect=OPERAND, left=-1, comparing=frame.among, last="")
+            case "names":
+                return frame.but(expect=NAME)
+            case "using":
+                return frame.but(expect=USING)
+            case "type":
+                return frame
+            case "over":
+                return frame.but(expect=OPERAND, left=-1)
+        match frame.query.clause:
+            case "items":
+                ended = self._end_item(frame)
+                limit = _columns_wanted(frame.query)
+                if limit is not None and _least_width(ended.query) >= limit:
+                    return None
+                return ended.but(expect=OPERAND, left=-1, comparing=0, last="")
+            case "from" | "on":
+                settled = self._settled(frame)
+                return settled and with_query(settled, clause="from", natural=False).but(
+                    expect=TABLE, left=-1, comparing=0
+                )
+            case "with":
+                return frame.but(expect=CTE)
+        return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
+
+    # Brackets
+
+    def _open(self, frame: Frame) -> Frame | None:
+        query, last = frame.query, frame.last
+        if frame.expect == OPERAND:
+            if last == "call":
+                assert frame.qualifier is not None
+                return Frame(frame, "call", OPERAND, query, self.names.functions[frame.qualifier])
+            if last in ("cast", "extract"):
+                return Frame(frame, last, TYPE if last == "extract" else OPERAND, query)
+            # A lone bracketed value is compared like one without brackets.
+            return Frame(frame, "paren", OPERAND, query, comparing=frame.comparing)
+        if frame.expect == TABLE:
+            return Frame(frame, "paren", OPERAND, query)
+        match last:
+            case "in":
+                return Frame(frame, "list", OPERAND, query, comparing=max(frame.left, 0))
+            case "over":
+                return Frame(frame, "over", AFTER, query)
+            case "filter":
+                return Frame(frame, "filter", AFTER, query)
+            case "using":
+                return Frame(frame, "using", USING, query)
+            case "cte":
+                return Frame(frame, "names", NAME, query)
+            case "cte as":
+                return Frame(frame, "paren", OPERAND, query)
+        return Frame(frame, "type", NOTHING, query)
+
+    def _close(self, frame: Frame) -> Frame | None:
+        up = frame.up
+        if up is None:
+            return None
+        match frame.kind:
+            case "query":
+                return self._close_query(frame)
+            case "call":
+                return self._close_call(frame, up)
+            case "names":
+                return up.but(expect=AFTER, last="cte")
+            case "over" | "filter" | "using" | "type":
+                return up.but(expect=AFTER, last="operand")
+        holds = up.holds or frame.holds
+        match frame.kind:
+            case "paren":
+                return self._operand(
+                    up.but(holds=holds), frame.left if frame.left >= 0 and frame.last == "operand" else ANY
+                )
+            case "list":
+                return up.but(expect=AFTER, left=ANY, holds=holds, last="operand")
+        return self._operand(up.but(holds=holds), NUMBER | TIME if frame.kind == "extract" else ANY)
+
+    def _close_call(self, frame: Frame, up: Frame) -> Frame | None:
+        function = frame.function
+        assert function is not None
+        given = frame.commas + 1 if frame.left >= 0 or frame.expect == AFTER else 0
+        if given < function.least:
+            return None
+        aggregate = function.role == "aggregate" or (function.role == "either" and frame.commas == 0)
+        if aggregate and frame.holds:
+            return None
+        if function.role == "either" and aggregate:
+            one = Function(1, 1, function.kinds, "aggregate")
+            if not self._may_call(up, one):
+                return None
+        kinds = frame.left if function.role == "either" and frame.left > 0 and frame.commas == 0 else function.kinds
+        closed = self._operand(up.but(holds=up.holds or frame.holds or aggregate), kinds)
+        if closed is None:
+            return None
+        how = "distinct call" if frame.distinct else "aggregate call" if aggregate else function.role
+        return closed.but(last=how)
+
+    def _close_query(self, frame: Frame) -> Frame | None:
+        ended = self._end_query(frame)
+        if ended is None:
+            return None
+        query, up = ended.query, ended.up
+        assert up is not None
+        match query.role:
+            case "derived":
+                source = Source("", relation_of(query, ""))
+                return with_query(up, sources=(*up.query.sources, source)).but(expect=AFTER, last="source")
+            case "cte":
+                if up.query.cte_columns and len(up.query.cte_columns) != _width(query):
+                    return None
+                relation = relation_of(query, up.query.cte_name)
+                return with_query(up, ctes=(*up.query.ctes, relation)).but(expect=AFTER, last="")
+            case "exists":
+                return self._operand(up, BOOL)
+        outputs = query.first if query.first is not None else query.outputs
+        kinds = outputs[0].kinds if len(outputs) == 1 else ANY
+        if query.role == "in":
+            if not self._fits(up.but(comparing=max(up.left, 0)), kinds):
+                return None
+            return up.but(expect=AFTER, left=ANY, last="operand")
+        return self._operand(up, kinds)
+
+    # The parts of a query
+
+    def _end_item(self, frame: Frame) -> Frame:
+        query = frame.query
+        item = query.item if query.item is not None else Output("", ANY)
+        return with_query(frame, outputs=(*query.outputs, item), item=None)
+
+    def _settled(self, frame: Frame) -> Frame | None:
+        """The newest source has its alias: nothing else is called so, and it has what the select list names by it."""
+        query = frame.query
+        if query.clause != "from":
+            return frame
+        *others, newest = query.sources
+        alias = newest.alias
+        if alias and any(other.alias == alias for other in others):
+            return None
+        if not alias and self.names.dialect.derived_alias_required:
+            return None
+        if any(ref.qualifier == alias and ref.name not in newest.relation.columns for ref in query.pending):
+            return None
+        if query.natural:
+            shared = {name for other in others for name in other.relation.columns} & newest.relation.columns.keys()
+            return with_query(frame, merged=query.merged | shared, natural=False)
+        return frame
+
+    def _end_from(self, frame: Frame) -> Frame | None:
+        """FROM is whole, or there was none: everything named in the select list is found."""
+        query = frame.query
+        if query.clause == "items":
+            frame = self._end_item(frame)
+        elif query.clause in ("from", "on"):
+            settled = self._settled(frame)
+            if settled is None:
+                return None
+            frame = settled
+        else:
+            return frame
+        found = resolve_pending(with_query(frame, clause="where"), self.names)
+        if found is None:
+            return None
+        wanted = _columns_wanted(found.query)
+        return found if wanted is None or found.query.width == wanted else None
+
+    def _end_core(self, frame: Frame) -> Frame | None:
+        found = self._end_from(frame)
+        if found is None or found.query.first is not None:
+            return found
+        return with_query(found, first=found.query.outputs)
+
+    def _end_query(self, frame: Frame) -> Frame | None:
+        if frame.kind != "query" or frame.query.clause in ("begin", "with"):
+            return None
+        return frame if frame.query.clause in ("order", "limit", "end") else self._end_core(frame)
+
+    # Lexemes that have only begun
+
+    def _may_begin(self, frame: Frame, lexeme: Lexeme, text: bytes) -> bool:
+        """Whether some lexeme that begins like this would be read. Never stricter than reading the whole one."""
+        expect = frame.expect
+        if lexeme.kind == WORD:
+            word = text.decode(errors="ignore")
+            if expect in (OPERAND, COLUMN, TABLE, USING):
+                return self._may_be_named(frame, word, quoted=False)
+            if frame.kind != "query":
+                return True
+            if expect in (AFTER, NOTHING) and not self._may_end_part(frame, word.lower()):
+                return False
+            if expect in (AFTER, NAME) and frame.query.clause == "from":
+                return not self._is_taken(frame, self.names.key(word, False))
+        elif lexeme.kind == QUOTED:
+            if expect in (COLUMN, TABLE, USING):
+                return self._may_be_named(frame, unquoted(text), quoted=True)
+            if expect == OPERAND and text[:1] != b'"':
+                return self._may_be_named(frame, unquoted(text), quoted=True)
+        elif lexeme.kind == NUMERAL:
+            return expect == NOTHING or self._may_count(frame, text.rstrip(b"."))
+        elif lexeme.kind == STRING:
+            return self._fits(frame, self._string_kinds(unquoted(text), closed=is_closed(lexeme)))
+        return True
+
+    def _may_end_part(self, frame: Frame, word: str) -> bool:
+        """Whether a word begun after an operand or alias may become one that may come there."""
+        aliased = frame.expect == AFTER and frame.query.clause in ("items", "from")
+        if aliased and not any(word.startswith(keyword) for keyword in CLAUSE_WORDS):
+            return True
+        return any(
+            keyword not in CLAUSE_WORDS or _KEYWORDS[keyword](self, frame, keyword) is not None
+            for keyword in (_AFTER_OPERAND if frame.expect == AFTER else _AFTER_ALIAS)
+            if keyword.startswith(word)
+        )
+
+    def _is_taken(self, frame: Frame, alias: str) -> bool:
+        """Whether an alias, or a beginning of it that ends in a digit, cannot be the newest source's: T1 is not made T12 of."""
+        *others, newest = frame.query.sources
+        for end in range(2, len(alias) + 1):
+            begun = alias[:end]
+            if begun[-1].isdigit() and (
+                any(other.alias == begun for other in others)
+                or any(
+                    ref.qualifier == begun and ref.name not in newest.relation.columns for ref in frame.query.pending
+                )
+            ):
+                return True
+        return False
+
+    def _may_be_named(self, frame: Frame, word: str, quoted: bool) -> bool:
+        names, expect = self.names, frame.expect
+        key = names.key(word, quoted)
+        if expect == TABLE:
+            return any(name.startswith(key) for name in names.tables) or any(
+                relation.name.startswith(key) for relation in ctes_in_scope(frame)
+            )
+        if expect == USING:
+            *left, right = frame.query.sources
+            shared = (name for name in right.relation.columns if look_up(_only(frame.query, left), None, name) > 0)
+            return any(name.startswith(key) for name in shared)
+        if expect == COLUMN:
+            if any(name.startswith(key) for name, _ in candidates(frame, names, frame.qualifier)):
+                return True
+            own = frame.qualifier in names.tables
+            return not own and len(key) <= names.forward_column and hopes_for_names(frame)
+        if not quoted:
+            if any(name.startswith(key) for name in _BEGINNINGS):
+                return True
+            clause = innermost_query(frame).query.clause
+            functions = self._everywhere if clause in _NO_AGGREGATES else self._functions
+            if any(name.startswith(key) for name in functions):
+                return True
+        if any(name.startswith(key) for name, _ in candidates(frame, names, None)):
+            return True
+        if hopes_for_names(frame) and len(key) <= names.forward_column:
+            return True
+        return self._may_qualify(frame, key, begun=True)
+
+    def _may_qualify(self, frame: Frame, name: str, begun: bool) -> bool:
+        if any(known.startswith(name) if begun else known == name for known in qualifiers(frame, self.names)):
+            return True
+        return hopes_for_names(frame) and self.names.may_be_forward_alias(name, begun)
+
+
+def _only(query: Query, sources: list[Source]) -> Query:
+    from dataclasses import replace
+
+    return replace(query, sources=tuple(sources))
+
+
+def _width(query: Query) -> int:
+    return len(query.first if query.first is not None else query.outputs)
+
+
+def _columns_wanted(query: Query) -> int | None:
+    return len(query.first) if query.first is not None else query.want
+
+
+def _least_width(query: Query) -> int:
+    """Columns that the select list has at least: a star is one or more."""
+    return len(query.outputs)
+
+
+# Keywords
+
+Handler = Callable[[Reader, Frame, str], Frame | None]
+
+
+def _select(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "query":
+        return with_query(frame, clause="items").but(expect=OPERAND, left=-1, last="")
+    return Frame(frame.up, "query", OPERAND, _subquery(frame, "items"))
+
+
+def _with(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return with_query(frame, clause="with").but(expect=CTE)
+
+
+def _subquery(frame: Frame, clause: str) -> Query:
+    """The query that a bracket turns out to hold."""
+    up = frame.up
+    assert up is not None
+    if frame.kind == "list":
+        return Query("in", clause, want=1)
+    if up.expect == TABLE:
+        return Query("derived", clause)
+    if up.last == "cte as":
+        return Query("cte", clause, cte_columns=up.query.cte_columns, want=len(up.query.cte_columns) or None)
+    if up.last == "exists":
+        return Query("exists", clause)
+    return Query("scalar", clause, want=1)
+
+
+def _stays(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame
+
+
+def _distinct(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == OPERAND:
+        return frame.but(distinct=True) if frame.kind == "call" else frame
+    return frame.but(last="is distinct")
+
+
+def _constant(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == AFTER:  # IS NULL, IS TRUE
+        return frame.but(left=ANY, last="operand")
+    return reader._operand(frame, _CONSTANTS[word])
+
+
+def _prefix(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(last=word)) if word == "not" and frame.expect == OPERAND else frame.but(last=word)
+
+
+def _case(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return Frame(frame, "case", OPERAND, frame.query)
+
+
+def _branch(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=OPERAND, left=-1, comparing=0, between=False, last="")
+
+
+def _end(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    up = frame.up
+    assert frame.kind == "case" and up is not None
+    return reader._operand(up.but(holds=up.holds or frame.holds), ANY)
+
+
+def _as(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "cast":
+        return frame.but(expect=TYPE)
+    if frame.query.clause == "with":
+        return frame.but(last="cte as")
+    return frame.but(expect=NAME)
+
+
+def _and(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "over":
+        return frame
+    if frame.between:
+        return frame.but(between=False, expect=OPERAND, last="between")
+    return reader._no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+
+
+def _or(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+
+
+def _not_after(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == OPERAND:
+        return _prefix(reader, frame, word)
+    return frame
+
+
+def _in(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(last="in"))
+
+
+def _is(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(last="is"))
+
+
+def _like(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(expect=OPERAND, comparing=0, left=ANY, last=word))
+
+
+def _between(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader._no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), between=True, last="between"))
+
+
+def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "extract":
+        return frame.but(expect=OPERAND, last="")
+    if frame.last == "is distinct":
+        return frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare")
+    ended = reader._end_item(frame)
+    wanted = _columns_wanted(ended.query)
+    outputs = ended.query.outputs
+    if wanted is not None and (len(outputs) > wanted or (not any(o.star for o in outputs) and len(outputs) < wanted)):
+        return None
+    return with_query(ended, clause="from").but(expect=TABLE, left=-1, comparing=0, last="")
+
+
+def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """LEFT, INNER, CROSS, NATURAL, JOIN: the source before it is settled, and after JOIN another comes."""
+    settled = reader._settled(frame)
+    if settled is None:
+        return None
+    settled = with_query(settled, clause="on")
+    if word == "natural":
+        settled = with_query(settled, natural=True)
+    if word == "join":
+        settled = with_query(settled, clause="from")
+    return settled.but(expect=TABLE if word == "join" else AFTER, left=-1, comparing=0, last="")
+
+
+def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    settled = reader._settled(frame)
+    if settled is None:
+        return None
+    query = settled.query
+    if any(look_up(query, ref.qualifier, ref.name) == 0 for ref in query.pending):
+        return None
+    return with_query(settled, clause="on").but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    settled = reader._settled(frame)
+    return settled and with_query(settled, clause="on").but(expect=AFTER, last="using")
+
+
+def _where(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "filter":
+        return frame.but(expect=OPERAND)
+    found = reader._end_from(frame)
+    return found and found.but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _group_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """GROUP, ORDER, PARTITION: what follows BY is another list of expressions."""
+    if frame.kind == "over":
+        return frame.but(last=word, expect=AFTER)
+    found = reader._end_from(frame) if word == "group" else reader._end_core(frame)
+    return found and with_query(found, clause=word).but(expect=AFTER, last=word)
+
+
+def _by(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _having(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return with_query(frame, clause="having").but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _limit(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    ended = frame if frame.query.clause == "order" else reader._end_core(frame)
+    return ended and with_query(ended, clause="limit").but(expect=NOTHING)
+
+
+def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    ended = reader._end_core(frame)
+    if ended is None:
+        return None
+    query = ended.query
+    nothing: dict[str, int] = {}
+    return with_query(
+        ended, clause="begin", sources=(), merged=frozenset(), outputs=(), item=None, aliases=nothing, width=None,
+        arms=query.arms + 1,
+    ).but(expect=OPERAND, left=-1, comparing=0, last="")  # fmt: skip
+
+
+def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """OVER and FILTER: after a call that takes them, where a window function makes sense."""
+    if frame.last == "scalar" or (frame.last == "either") or (word == "over" and frame.last == "distinct call"):
+        return None
+    if word == "over" and not reader._may_call(frame, Function(0, 0, ANY, "window")):
+        return None
+    return frame.but(last=word)
+
+
+def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=NOTHING)
+
+
+_KEYWORDS: dict[str, Handler] = {
+    "select": _select, "with": _with, "distinct": _distinct, "all": _stays, "from": _from, "where": _where,
+    "group": _group_word, "order": _group_word, "partition": _group_word, "by": _by, "having": _having, "limit": _limit,
+    "offset": _stays, "recursive": _stays, "as": _as, "join": _join_word, "inner": _join_word, "left": _join_word,
+    "right": _join_word, "full": _join_word, "outer": _join_word, "cross": _join_word, "natural": _join_word, "on": _on,
+    "using": _using_word, "union": _set_operation, "intersect": _set_operation, "except": _set_operation, "and": _and,
+    "or": _or, "not": _not_after, "in": _in, "is": _is, "null": _constant, "between": _between, "like": _like,
+    "ilike": _like, "glob": _like, "exists": _prefix, "case": _case, "when": _branch, "then": _branch, "else": _branch,
+    "end": _end, "cast": _prefix, "extract": _prefix, "interval": _stays, "asc": _stays, "desc": _stays, "nulls": _stays,
+    "first": _stays, "last": _stays, "over": _over, "rows": _frame_word, "range": _frame_word, "filter": _over,
+    "true": _constant, "false": _constant, "current_date": _constant, "current_time": _constant,
+    "current_timestamp": _constant,
+}  # fmt: skip
+assert KEYWORDS - set(_KEYWORDS) == {"unbounded", "preceding", "following", "current", "row"}

@@ -1,0 +1,406 @@
+"""Where in a query we are, and what a name can mean there: nested frames, each a value."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from grammars.sql_dialect import Dialect, Function
+from grammars.sql_grammar import usable_unquoted
+from grammars.sql_schema import ANY, Schema
+
+# What a frame waits for.
+OPERAND, AFTER, TABLE, NAME, COLUMN, TYPE, CTE, USING, NOTHING = range(9)
+
+
+class Relation(NamedTuple):
+    """Something with named columns: a table, a view, a CTE, a sub-query. `width` counts the unnamed columns too."""
+
+    name: str
+    columns: Mapping[str, int]  # key -> kinds
+    width: int
+
+
+class Source(NamedTuple):
+    """A relation in FROM, under the name it has there; "" for a sub-query without one."""
+
+    alias: str
+    relation: Relation
+
+
+class Reference(NamedTuple):
+    """A column that was named before FROM said what there is."""
+
+    qualifier: str | None
+    name: str
+
+
+class Output(NamedTuple):
+    """A column of the select list, "" where it has no name; a star has `star` True and its qualifier, if any, as name."""
+
+    name: str
+    kinds: int
+    star: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One SELECT with the set operations after it.
+
+    role     top, cte, derived, scalar, in, exists
+    clause   begin, with, items, from, on, where, group, having, order, limit, end
+    pending  references of the select list that FROM has to resolve
+    first    the columns of the first of several SELECTs; width: how many this one has, once that is known
+    want     how many columns there have to be
+    """
+
+    role: str
+    clause: str = "begin"
+    ctes: tuple[Relation, ...] = ()
+    sources: tuple[Source, ...] = ()
+    merged: frozenset[str] = frozenset()
+    pending: tuple[Reference, ...] = ()
+    outputs: tuple[Output, ...] = ()
+    item: Output | None = None
+    aliases: Mapping[str, int] = field(default_factory=dict)
+    first: tuple[Output, ...] | None = None
+    width: int | None = None
+    want: int | None = None
+    arms: int = 1
+    natural: bool = False
+    recursive: bool = False
+    cte_name: str = ""
+    cte_columns: tuple[str, ...] = ()
+
+
+class Frame:
+    """One level of nesting: a query, or brackets of some kind inside an expression. Never changed: `but` makes another.
+
+    kind       query, paren, call, list, case, cast, extract, over, filter, using, names, type
+    left       kinds of the expression so far; -1 where one begins
+    comparing  kinds that the next operand has to have one of; 0: any will do. among: the same for every member of a list
+    last       the keyword, symbol or kind of call that decides what comes next
+    holds      whether an aggregate has been called inside
+    """
+
+    __slots__ = (
+        "among", "between", "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "qualifier",
+        "query", "up",
+    )  # fmt: skip
+
+    up: Frame | None
+    kind: str
+    expect: int
+    query: Query
+    left: int
+    comparing: int
+    among: int
+    between: bool
+    last: str
+    qualifier: str | None
+    function: Function | None
+    commas: int
+    distinct: bool
+    holds: bool
+
+    def __init__(
+        self,
+        up: Frame | None,
+        kind: str,
+        expect: int,
+        query: Query,
+        function: Function | None = None,
+        comparing: int = 0,
+    ) -> None:
+        """`query` is the innermost one around: a frame that is no query itself looks it up there."""
+        self.up = up
+        self.kind = kind
+        self.expect = expect
+        self.query = query
+        self.function = function
+        self.comparing = self.among = comparing
+        self.left = -1
+        self.between = False
+        self.last = ""
+        self.qualifier = None
+        self.commas = 0
+        self.distinct = False
+        self.holds = False
+
+    def but(self, **changes: Any) -> Frame:
+        other = Frame.__new__(Frame)
+        for name in Frame.__slots__:
+            setattr(other, name, changes[name] if name in changes else getattr(self, name))
+        return other
+
+
+class Names:
+    """The names of a schema as queries in a dialect look them up."""
+
+    def __init__(self, schema: Schema, dialect: Dialect, forward_alias: int, forward_column: int) -> None:
+        self.dialect = dialect
+        self.forward_alias = forward_alias
+        self.forward_column = forward_column
+        self.tables: dict[str, Relation] = {}
+        self.columns: dict[str, int] = {}
+        for table in schema.tables:
+            columns = {self.key(column.name, True): column.kinds for column in table.columns}
+            key = self.key(table.name, True)
+            self.tables.setdefault(key, Relation(key, columns, len(table.columns)))
+            for name, kinds in columns.items():
+                self.columns[name] = self.columns.get(name, 0) | kinds
+        self.functions = dialect.functions
+        self.unquoted = frozenset(
+            self.key(name, True)
+            for table in schema.tables
+            for name in (table.name, *(column.name for column in table.columns))
+            if usable_unquoted(name, dialect)
+        )
+
+    def key(self, name: str, quoted: bool) -> str:
+        """What makes two spellings the same name."""
+        return name if quoted and self.dialect.folds_case else name.lower()
+
+    @cached_property
+    def table_names(self) -> tuple[str, ...]:
+        return tuple(self.tables)
+
+    def may_be_forward_alias(self, name: str, begun: bool) -> bool:
+        """Whether a name may be used as a qualifier before FROM gives it: a short one, or one that is made from a table's name."""
+        if len(name) <= self.forward_alias:
+            return True
+        stem = name.rstrip("0123456789")
+        stem = stem.removesuffix("_") if len(stem) < len(name) or begun else stem
+        return len(name) - len(stem) <= 3 and any(table.startswith(stem) for table in self.tables)
+
+
+def innermost_query(frame: Frame) -> Frame:
+    while frame.kind != "query":
+        assert frame.up is not None
+        frame = frame.up
+    return frame
+
+
+def with_query(frame: Frame, **changes: Any) -> Frame:
+    """The frame with its innermost query changed, and every frame between."""
+    from dataclasses import replace
+
+    query = replace(frame.query, **changes)
+    if frame.kind == "query":
+        return frame.but(query=query)
+    assert frame.up is not None
+    return frame.but(up=with_query(frame.up, **changes), query=query)
+
+
+def enclosing(query_frame: Frame) -> Frame | None:
+    """The frame of the query around, where a query of this role may name what is in scope there."""
+    return query_frame.up if query_frame.query.role in ("scalar", "in", "exists") else None
+
+
+def ctes_in_scope(frame: Frame) -> Iterator[Relation]:
+    """The CTEs a table may name here, innermost first."""
+    at: Frame | None = frame
+    while at is not None:
+        query_frame = innermost_query(at)
+        query = query_frame.query
+        yield from reversed(query.ctes)
+        at = query_frame.up
+        if (
+            query.role == "cte"
+            and at is not None
+            and at.query.recursive
+            and (query.first is not None or query.cte_columns)
+        ):
+            # Inside its own body a recursive CTE is what its first SELECT, or its own list of columns, says.
+            yield relation_of(query, at.query.cte_name)
+
+
+def relation_named(frame: Frame, names: Names, key: str) -> Relation | None:
+    for relation in ctes_in_scope(frame):
+        if relation.name == key:
+            return relation
+    return names.tables.get(key)
+
+
+def look_up(query: Query, qualifier: str | None, name: str) -> int:
+    """The kinds of a column among the sources; -1 where no source is meant, 0 where it is wrong or ambiguous."""
+    if qualifier is not None:
+        for source in query.sources:
+            if source.alias == qualifier:
+                return source.relation.columns.get(name, 0)
+        return -1
+    found = [source.relation.columns[name] for source in query.sources if name in source.relation.columns]
+    if len(found) > 1 and name not in query.merged:
+        return 0
+    return found[0] if found else -1
+
+
+def is_open(query: Query) -> bool:
+    """Whether the sources are not known yet."""
+    return query.clause in ("begin", "with", "items")
+
+
+def takes_aliases(query: Query) -> bool:
+    return query.clause in ("group", "having", "order")
+
+
+def refer(frame: Frame, names: Names, qualifier: str | None, name: str) -> tuple[int, Frame] | None:
+    """What a column may be compared with, and the frame, which may have it noted for later. None where it means nothing.
+
+    A name that the innermost query does not know may be of the query around, whose FROM may still have to come.
+    """
+    query_frame = innermost_query(frame)
+    query = query_frame.query
+    outer = enclosing(query_frame)
+    if is_open(query):
+        kinds = _foreseen(query_frame, names, qualifier, name)
+        if not kinds:
+            return None
+        return kinds, with_query(frame, pending=(*query.pending, Reference(qualifier, name)))
+    if query.clause in ("order", "limit") and query.arms > 1:
+        # Of several SELECTs only the columns of the result can be named.
+        found = [output.kinds for output in query.first or () if output.name == name and not output.star]
+        return (found[0], frame) if found and qualifier is None else None
+    if qualifier is None and takes_aliases(query) and name in query.aliases:
+        return query.aliases[name], frame
+    kinds = look_up(query, qualifier, name)
+    if kinds > 0:
+        return kinds, frame
+    if kinds == 0 or outer is None:
+        return None
+    found_outside = refer(outer, names, qualifier, name)
+    if found_outside is None:
+        return None
+    kinds, changed = found_outside
+    return kinds, frame if changed is outer else _above(frame, query_frame, changed)
+
+
+def _above(frame: Frame, query_frame: Frame, up: Frame) -> Frame:
+    """The frames from `frame` down to `query_frame`, on top of another frame."""
+    if frame is query_frame:
+        return frame.but(up=up)
+    assert frame.up is not None
+    return frame.but(up=_above(frame.up, query_frame, up))
+
+
+def _foreseen(query_frame: Frame, names: Names, qualifier: str | None, name: str) -> int:
+    """What a column named in the select list may turn out to be; 0 where no FROM can make it good."""
+    kinds = 0
+    for known, found in candidates(query_frame, names, qualifier):
+        if known == name:
+            kinds |= found
+    if not kinds and len(name) <= names.forward_column:
+        own = qualifier is not None and qualifier in names.tables
+        kinds = 0 if own else ANY
+    return kinds
+
+
+def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tuple[str, int]]:
+    """The columns that may be named here, with their kinds; a name may come several times."""
+    query_frame = innermost_query(frame)
+    query = query_frame.query
+    outer = enclosing(query_frame)
+    if not is_open(query):
+        if query.clause in ("order", "limit") and query.arms > 1:
+            if qualifier is None:
+                yield from ((output.name, output.kinds) for output in query.first or () if output.name)
+            return
+        if qualifier is None and takes_aliases(query):
+            yield from query.aliases.items()
+        for source in query.sources:
+            if qualifier is None:
+                yield from source.relation.columns.items()
+            elif source.alias == qualifier:
+                yield from source.relation.columns.items()
+                return
+        if outer is not None:
+            yield from candidates(outer, names, qualifier)
+        return
+    if qualifier is None:
+        yield from names.columns.items()
+        for relation in ctes_in_scope(query_frame):
+            yield from relation.columns.items()
+    elif qualifier in names.tables:
+        yield from names.tables[qualifier].columns.items()
+        return
+    else:
+        # An alias that FROM will give: to a relation that has everything else named by it.
+        others = {ref.name for ref in query.pending if ref.qualifier == qualifier}
+        ctes = list(ctes_in_scope(query_frame))
+        own = [relation for relation in ctes if relation.name == qualifier]
+        for relation in own or (*ctes, *names.tables.values()):
+            if others <= relation.columns.keys() or any(len(name) <= names.forward_column for name in others):
+                yield from relation.columns.items()
+    if outer is not None:
+        yield from candidates(outer, names, qualifier)
+
+
+def qualifiers(frame: Frame, names: Names) -> Iterator[str]:
+    """The names that may stand before a dot here, beside those that FROM will give."""
+    query_frame = innermost_query(frame)
+    query = query_frame.query
+    if is_open(query):
+        yield from names.tables
+        yield from (relation.name for relation in ctes_in_scope(query_frame))
+    else:
+        if query.clause in ("order", "limit") and query.arms > 1:
+            return
+        yield from (source.alias for source in query.sources)
+    if (outer := enclosing(query_frame)) is not None:
+        yield from qualifiers(outer, names)
+
+
+def hopes_for_names(frame: Frame) -> bool:
+    """Whether some FROM that the name may come from has not been written yet."""
+    query_frame = innermost_query(frame)
+    if is_open(query_frame.query):
+        return True
+    outer = enclosing(query_frame)
+    return outer is not None and hopes_for_names(outer)
+
+
+def resolve_pending(frame: Frame, names: Names) -> Frame | None:
+    """The query frame once its FROM is whole: what the select list named is found, here or in the query around."""
+    query = frame.query
+    up = frame.up
+    for reference in query.pending:
+        kinds = look_up(query, reference.qualifier, reference.name)
+        if kinds > 0:
+            continue
+        outer = enclosing(frame.but(up=up))
+        if kinds == 0 or outer is None:
+            return None
+        found = refer(outer, names, reference.qualifier, reference.name)
+        if found is None:
+            return None
+        up = found[1]
+    outputs: list[Output] = []
+    for output in query.outputs:
+        if not output.star:
+            outputs.append(output)
+            continue
+        starred = [source for source in query.sources if not output.name or source.alias == output.name]
+        if not starred:
+            return None
+        seen: set[str] = set()
+        for source in starred:
+            for name, kinds in source.relation.columns.items():
+                if output.name or name not in query.merged or name not in seen:
+                    outputs.append(Output(name, kinds))
+                seen.add(name)
+            unnamed = source.relation.width - len(source.relation.columns)
+            outputs += [Output("", ANY)] * unnamed
+    return with_query(frame, pending=(), outputs=tuple(outputs), width=len(outputs)).but(up=up)
+
+
+def relation_of(query: Query, name: str) -> Relation:
+    """What a finished query gives, as a relation. A name that comes twice cannot be named."""
+    outputs = query.first if query.first is not None else query.outputs
+    if query.cte_columns:
+        known = {k: output.kinds for k, output in enumerate(outputs)}
+        outputs = tuple(Output(column, known.get(k, ANY)) for k, column in enumerate(query.cte_columns))
+    named = [output.name for output in outputs if output.name]
+    columns = {output.name: output.kinds for output in outputs if output.name and named.count(output.name) == 1}
+    return Relation(name, columns, len(outputs))
