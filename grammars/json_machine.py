@@ -1,12 +1,14 @@
 """JSON texts read byte by byte, judged by a schema as they are read. A state is a value; a step costs what its bytes cost.
 
 What is refused besides invalid JSON and invalid values: a repeated key, a lone surrogate, a number of more than
-`LONGEST_NUMBER` characters, white space around the whole text, and white space that the layout does not ask for.
+`LONGEST_NUMBER` characters, one with a fraction or an exponent beyond a double's range, white space around the whole text,
+and white space that the layout does not ask for.
 Source of the grammar: RFC 8259.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal
 from typing import Any
@@ -25,6 +27,8 @@ _BEGUN_NUMBER = re.compile(
     rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*|(?:\.[0-9]+)?(?:[eE](?:[+-]?[0-9]*)?)?)?)?"
 )
 _WHOLE_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+# More digits of such an exponent only make the number larger.
+_OVERFLOWING = re.compile(rb"[^eE]*[1-9][^eE]*[eE]\+?[0-9]+")
 _LITERALS = {0x74: (b"true", True), 0x66: (b"false", False), 0x6E: (b"null", None)}
 _ESCAPES = {0x22: '"', 0x5C: "\\", 0x2F: "/", 0x62: "\b", 0x66: "\f", 0x6E: "\n", 0x72: "\r", 0x74: "\t"}
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -204,6 +208,8 @@ class JsonState:
                     self.text += found[0]
                     if len(self.text) > LONGEST_NUMBER or not _BEGUN_NUMBER.fullmatch(self.text):
                         return False
+                    if _OVERFLOWING.fullmatch(self.text) and math.isinf(float(self.text)):
+                        return False
                 elif not self._end_number():
                     return False
                 continue
@@ -368,7 +374,7 @@ class JsonState:
         return self._stands(member.plan.begun)
 
     def _end_number(self) -> bool:
-        if not _WHOLE_NUMBER.fullmatch(self.text):
+        if not _WHOLE_NUMBER.fullmatch(self.text) or not _has_double(self.text):
             return False
         plan = self.member.plan
         if not plan.nodes and not self.capture:
@@ -502,6 +508,14 @@ class JsonState:
             return (inside,) if byte is None or not closes else (b"",)
         assert mode == _AFTER
         return (inside[:-2],) if byte is None or closes else (b"",)
+
+
+def _has_double(text: bytes) -> bool:
+    """Whether a number with a fraction or an exponent is within a double's range: readers would make it infinite, or zero."""
+    if text.lstrip(b"-").isdigit():
+        return True
+    double = float(text)
+    return not math.isinf(double) and (double != 0 or not re.match(rb"[^eE]*[1-9]", text))
 
 
 def _escape(data: bytes, at: int) -> tuple[str, int]:

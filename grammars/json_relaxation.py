@@ -34,11 +34,18 @@ _TYPES = {NULL: "null", BOOLEAN: "boolean", NUMBER: "number", STRING: "string", 
 
 @dataclass
 class Relaxed:
-    """schema: for the engine. exact: whether it is the whole truth. decided: (node's index, keyword) -> who enforces it."""
+    """What the engine is given.
+
+    schema   for the engine
+    exact    whether it is the whole truth
+    decided  (node's index, keyword) -> who enforces it, where that is not the mask
+    written  indices of the nodes that the engine's schema covers
+    """
 
     schema: Any
     exact: bool
     decided: dict[tuple[int, str], str] = field(default_factory=dict)
+    written: set[int] = field(default_factory=set)
 
 
 def relax(graph: Graph, any_order: bool, simple: bool) -> Relaxed:
@@ -56,6 +63,7 @@ class _Writer:
         self.crowded = _crowded(graph)
         self.definitions: dict[str, Any] = {}
         self.todo: list[Node] = []
+        self.written: set[int] = set()
 
     def result(self) -> Relaxed:
         if self.graph.root.empty:
@@ -72,13 +80,14 @@ class _Writer:
         if self.definitions:
             schema = {"allOf": [schema]} if "$ref" in schema and len(schema) > 1 else dict(schema)
             schema["$defs"] = self.definitions
-        return Relaxed(schema, self.exact, self.decided)
+        return Relaxed(schema, self.exact, self.decided, self.written)
 
     def _left(self, node: Node, keyword: str, by: str = PREDICATE) -> None:
         self.exact = False
         self.decided[node.index, keyword] = by
 
     def _node(self, node: Node, depth: int, top: bool = False) -> Any:
+        self.written.add(node.index)
         if node.empty:
             return False
         if node.is_true:
@@ -161,7 +170,9 @@ class _Writer:
         if node.multiple is not None:
             digits = node.multiple.as_tuple()
             coefficient = int("".join(map(str, digits.digits))) * 10 ** max(int(digits.exponent), 0)
-            if self.simple or coefficient > LARGEST_FACTOR or int(digits.exponent) < -6:
+            # The engine's multiples are none below zero.
+            signed = not any(bound is not None and bound >= 0 for bound in (node.minimum, node.above))
+            if self.simple or signed or coefficient > LARGEST_FACTOR or int(digits.exponent) < -6:
                 self._left(node, "multipleOf", AT_COMPLETION)
             else:
                 own["multipleOf"] = _plain(node.multiple)
