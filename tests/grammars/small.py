@@ -6,6 +6,7 @@ from random import Random
 
 import numpy as np
 
+from grammars import check
 from grammars.constraint import Constraint, ConstraintState
 from grammars.vocabulary import Vocabulary
 
@@ -57,22 +58,5 @@ def is_member(constraint: Constraint, text: str, vocabulary: Vocabulary = SMALL)
 def walk(
     constraint: Constraint, random: Random, longest: int, vocabulary: Vocabulary = SMALL
 ) -> tuple[list[int], bool]:
-    """A random history: tokens drawn among those accepted, and whether it was ended by EOS (else cut or at a dead end).
-
-    Ends when it can, more often than not, or it would wander through strings for ever.
-    """
-    state, tokens = constraint.start(), []
-    for _ in range(longest):
-        if state.is_complete and random.random() < 0.4:
-            return tokens, True
-        accepted = state.accepts(np.arange(vocabulary.size))
-        accepted[vocabulary.eos] = False
-        choices = np.flatnonzero(accepted).tolist()
-        if not choices:
-            return tokens, state.is_complete
-        # Quotes and brackets close what would otherwise go on: favour them.
-        closing = [t for t in choices if vocabulary.bytes_of(t)[:1] in b'"]})']
-        token = random.choice(closing if closing and random.random() < 0.4 else choices)
-        tokens.append(token)
-        state = state.advance(token)
-    return tokens, False
+    """A random history over the small vocabulary, and whether it was ended by EOS: see grammars.check."""
+    return check.walk(constraint, vocabulary, random, longest)
