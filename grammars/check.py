@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from grammars.constraint import Constraint, Language
+from grammars.errors import PredicateError
 from grammars.laws import accepts_token, answers, check_chunking, check_end, check_mask, check_pieces, shown
 from grammars.membership import tokenised
 from grammars.predicate import Predicate
@@ -51,7 +52,21 @@ def check_constraint(
     assert language is not None, "no constraint was given"
     if vocabulary is None:
         vocabulary = vocabulary_for([*accepts, *rejects])
-    compiled, random = compile_cached(language, vocabulary), Random(seed)
+    try:
+        _check(language, accepts, rejects, vocabulary, allow_dead_ends, Random(seed))
+    except PredicateError as error:
+        raise AssertionError(str(error)) from error
+
+
+def _check(
+    language: Language,
+    accepts: Sequence[str],
+    rejects: Sequence[str],
+    vocabulary: Vocabulary,
+    allow_dead_ends: bool,
+    random: Random,
+) -> None:
+    compiled = compile_cached(language, vocabulary)
     for text in accepts:
         check_accepts(compiled, text, vocabulary)
     for text in rejects:
