@@ -48,7 +48,7 @@ def open_database(database: str | Mapping[str, Any], dialect: str | None, refres
     if isinstance(database, Mapping):
         ddl = _ddl(database)
         key: tuple[Any, ...] = ("ddl", ddl, dialect)
-    elif (path := _file_of(database)) is not None:
+    elif (path := sqlite_file(database)) is not None:
         status = path.stat() if path.is_file() else None
         key = ("file", str(path), status and (status.st_mtime_ns, status.st_size), dialect)
     else:
@@ -70,7 +70,7 @@ def first_values(name: str | Mapping[str, Any], database: Database, table: Table
 
     if isinstance(name, Mapping) or table.is_view:
         return [[] for _ in table.columns]
-    if (path := _file_of(name)) is not None:
+    if (path := sqlite_file(name)) is not None:
         connection = sql_sqlite.open_read_only(path)
         try:
             seen = sql_sqlite.first_values(connection, table)
@@ -81,7 +81,7 @@ def first_values(name: str | Mapping[str, Any], database: Database, table: Table
     return [[*dict.fromkeys(value for value in values if value is not None)][:count] for values in seen]
 
 
-def _file_of(database: str) -> Path | None:
+def sqlite_file(database: str) -> Path | None:
     """The SQLite file that a path or a sqlite:// URL names; None for other URLs."""
     if "://" not in database:
         return Path(database)
@@ -102,7 +102,7 @@ def _opened(database: str | Mapping[str, Any], dialect: str | None) -> Database:
         spoken = dialect or "sqlite"
         explainer = sql_sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
         return _checked(Database(_read_sqlite(declared()), spoken, explainer), "the declared schema")
-    if (path := _file_of(database)) is not None:
+    if (path := sqlite_file(database)) is not None:
         if dialect not in (None, "sqlite"):
             raise GrammarError(f"{path} is a SQLite database, but dialect={dialect!r} was given; leave dialect out")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import GrammarError
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 EXPLAIN_MS = 5_000
 CONNECT_S = 10
 SAMPLED_ROWS = 200
+FETCHED_ROWS = 100
 
 # What to install for a driver that is not there.
 _EXTRAS = {
@@ -26,7 +28,8 @@ _CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "postgresql": {"connect_timeout": CONNECT_S},
     "mysql": {"connect_timeout": CONNECT_S},
     "mariadb": {"connect_timeout": CONNECT_S},
-    "duckdb": {"read_only": True},
+    # Without this a SELECT could read, and a COPY write, any file.
+    "duckdb": {"read_only": True, "config": {"enable_external_access": "false", "lock_configuration": "true"}},
 }
 # How a transaction is bounded: before anything else is said in it.
 _READ_ONLY: dict[str, tuple[str, ...]] = {
@@ -104,6 +107,36 @@ def read_schema(url: str) -> Schema:
             return Schema(tuple(_table(inspector, name, name in views) for name in [*names, *views]))
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise GrammarError(f"{hidden(url)}: its tables cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def read_rows(connection: Connection, query: str) -> tuple[list[str], Iterator[Sequence[Any]]]:
+    """The columns of a query's result, and its rows as they are fetched. Raises sqlalchemy.exc.DBAPIError."""
+    if connection.dialect.name != "postgresql":
+        result = connection.exec_driver_sql(
+            query, execution_options={"no_parameters": True, "stream_results": True, "max_row_buffer": FETCHED_ROWS}
+        )
+        return list(result.keys()), iter(result)
+    # A cursor on the server: rows come as they are asked for, and the protocol takes one statement only, so that no COMMIT
+    # can end the read-only transaction.
+    from sqlalchemy import exc
+
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+
+    def rows() -> Iterator[Sequence[Any]]:
+        try:
+            while found := cursor.fetchmany(FETCHED_ROWS):
+                yield from found
+        except driver_error as error:
+            raise exc.DBAPIError(query, None, error) from error
+
+    driver_error = connection.dialect.dbapi.Error  # type: ignore[union-attr]
+    cursor: Any = driver.cursor(name="reweigh")
+    try:
+        cursor.execute(query)
+    except driver_error as error:
+        raise exc.DBAPIError(query, None, error) from error
+    return [column[0] for column in cursor.description], rows()
 
 
 def _table(inspector: Any, name: str, is_view: bool) -> Table:
