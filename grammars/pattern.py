@@ -26,7 +26,7 @@ class Pattern(Language):
     A mask follows the part of the pattern that a regular language can say. Where that is all of it (letters, classes,
     repetitions, alternatives; look-arounds, anchors and boundaries outside repetitions) nothing more is needed, and a token
     costs the same anywhere in the text. Else the tokens that pass the mask are tested by partial matching, which reads the
-    text from its start: some .3 µs a character and test for simple patterns.
+    text from its start: .1 to 1 µs a character and test.
 
     Refused: approximate matching, named lists, the flags b, e, L, r and w.
 
