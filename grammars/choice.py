@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from grammars.choice_names import digest_of, encoded, in_order, listed, read_file
+from grammars.choice_names import digest_of, encoded, listed, read_file
 from grammars.choice_trie import ByteTrie, next_tokens, token_trie
 from grammars.constraint import Language
 from grammars.errors import GrammarError
@@ -93,16 +93,14 @@ class Choice(Language):
 
 def _held(options: Iterable[Any]) -> tuple[ByteTrie, Any]:
     """The trie of some texts, and what stands for them in a spec."""
-    names = encoded(options)
-    ordered = in_order(names)
+    block, starts, stops = encoded(options)
+    trie = ByteTrie(block, starts, stops)
     # JSON writes a text in quotes with a comma and a space.
-    if sum(map(len, ordered)) + 4 * len(ordered) <= MAX_SPEC_BYTES:
-        return ByteTrie(ordered), [name.decode() for name in dict.fromkeys(names)]
-    handle = digest_of(ordered)
-    trie = _IN_MEMORY.get(handle)
-    if trie is None:
-        trie = _IN_MEMORY[handle] = ByteTrie(ordered)
-    return trie, {"memory": handle}
+    if len(block) + 4 * len(starts) <= MAX_SPEC_BYTES:
+        texts = (block[start:stop].tobytes().decode() for start, stop in zip(starts.tolist(), stops.tolist()))
+        return trie, list(dict.fromkeys(texts))
+    handle = digest_of(trie)
+    return _IN_MEMORY.setdefault(handle, trie), {"memory": handle}
 
 
 class ChoiceConstraint:

@@ -6,6 +6,7 @@ import hashlib
 import os
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -15,49 +16,62 @@ import numpy as np
 from grammars.choice_trie import ByteTrie
 from grammars.errors import GrammarError
 
-# Some 13 million names of 20 bytes; building takes ten times that in memory.
+# Some 13 million names of 20 bytes; building takes some five times that in memory.
 MAX_BYTES = 256 << 20
-MAX_NAME_BYTES = 1 << 16
+MAX_NAME_BYTES = 1 << 14
 
 _FROM_FILE: WeakValueDictionary[tuple[str, str], ByteTrie] = WeakValueDictionary()
 # (path, size in bytes, time of the last change in ns) -> SHA-256 of the content: a file is read again only if it changed.
 _HASHES: dict[tuple[str, int, int], str] = {}
 
 
-def encoded(options: Iterable[Any]) -> list[bytes]:
-    """Texts as UTF-8, in their order; GrammarError naming the first that will not do, or the limit that is passed."""
-    names: list[bytes] = []
-    size = 0
-    for place, option in enumerate(options):
-        if not isinstance(option, str):
+def encoded(options: Iterable[Any]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Texts as UTF-8 end to end, and where each starts and stops; GrammarError naming the first that will not do.
+
+    returns  uint8 [B], int64 [n], int64 [n]
+    """
+    rest = iter(options)
+    blocks: list[bytes] = []
+    sizes: list[np.ndarray] = []
+    total = count = 0
+    # By the thousand: a million Python objects more would cost more memory than all else.
+    while some := list(islice(rest, 1 << 14)):
+        parts = [_encoded(option, count + k) for k, option in enumerate(some)]
+        blocks.append(b"".join(parts))
+        sizes.append(np.fromiter(map(len, parts), np.int64, len(parts)))
+        total, count = total + len(blocks[-1]), count + len(some)
+        if total > MAX_BYTES:
             raise GrammarError(
-                f"choice option {place} is {_shown(option)}, of type {type(option).__name__}; give texts: str({_shown(option)})"
+                f"choice has more than {MAX_BYTES >> 20} MiB of options in the first {count}: give fewer"
             )
-        try:
-            name = option.encode()
-        except UnicodeEncodeError as error:
-            raise GrammarError(f"choice option {place}, {_shown(option)}, is not text: {error.reason}") from error
-        if not name:
-            raise GrammarError(f"choice option {place} is empty: leave it out, or use a regex such as (yes|no)?")
-        size += len(name)
-        if size > MAX_BYTES:
-            raise GrammarError(f"choice has more than {MAX_BYTES >> 20} MiB of options, {place} and more: give fewer")
-        names.append(name)
-    if not names:
+    if not count:
         raise GrammarError("choice has no options: give at least one text")
-    _check_lengths(names, "option")
-    return names
+    lengths = np.concatenate(sizes)
+    _check_lengths(lengths, "option")
+    stops = lengths.cumsum()
+    return np.frombuffer(b"".join(blocks), np.uint8), stops - lengths, stops
 
 
-def in_order(names: Iterable[bytes]) -> list[bytes]:
-    """Ascending, each once."""
-    return sorted(set(names))
+def _encoded(option: Any, place: int) -> bytes:
+    if not isinstance(option, str):
+        raise GrammarError(
+            f"choice option {place} is {_shown(option)}, of type {type(option).__name__}; give texts: str({_shown(option)})"
+        )
+    try:
+        name = option.encode()
+    except UnicodeEncodeError as error:
+        raise GrammarError(f"choice option {place}, {_shown(option)}, is not text: {error.reason}") from error
+    if not name:
+        raise GrammarError(f"choice option {place} is empty: leave it out, or use a regex such as (yes|no)?")
+    return name
 
 
-def digest_of(names: list[bytes]) -> str:
-    """names  as `in_order` leaves them: the digest is the same for the same set, however it was given"""
-    lengths = np.fromiter(map(len, names), "<u4", len(names))
-    return hashlib.sha256(lengths.tobytes() + b"".join(names)).hexdigest()
+def digest_of(trie: ByteTrie) -> str:
+    """The same for the same set, however it was given."""
+    found = hashlib.blake2b(digest_size=16)
+    for part in (trie.labels, trie.first.tobytes(), trie.ends):
+        found.update(part)
+    return found.hexdigest()
 
 
 def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
@@ -96,7 +110,7 @@ def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
             "another machine has another file there"
         )
     if trie is None:
-        trie = ByteTrie(in_order(_lines(content, file)))
+        trie = ByteTrie(*_lines(content, file))
         _FROM_FILE[str(file), digest] = trie
     if len(_HASHES) >= 256:
         _HASHES.clear()
@@ -104,25 +118,35 @@ def read_file(path: Any, sha256: Any = None) -> tuple[str, str, ByteTrie]:
     return str(file), digest, trie
 
 
-def _lines(content: bytes, file: Path) -> list[bytes]:
+def _lines(content: bytes, file: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The content without a byte order mark, and where each name starts and stops."""
     try:
         content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise GrammarError(f"choice file {str(file)!r} is not UTF-8 in line {line}: {error.reason}") from error
-    content = content.removeprefix(b"\xef\xbb\xbf").replace(b"\r\n", b"\n")
-    names = [line for line in content.split(b"\n") if line and not line.isspace()]
-    if not names:
+    block = np.frombuffer(content.removeprefix(b"\xef\xbb\xbf"), np.uint8)
+    stops = np.append(np.flatnonzero(block == ord("\n")), len(block))
+    starts = np.concatenate([[0], stops[:-1] + 1])
+    # A carriage return before the line's end belongs to the end.
+    last = block[np.maximum(stops - 1, 0)] if len(block) else np.zeros(len(stops), np.uint8)
+    stops = stops - ((stops > starts) & (last == ord("\r")))
+    starts, stops = starts[stops > starts], stops[stops > starts]
+    if len(starts):
+        # From one start to the next, each with the line's end behind it: that is white space too.
+        visible = np.logical_or.reduceat(~np.isin(block, np.frombuffer(b" \t\r\n\v\f", np.uint8)), starts)
+        starts, stops = starts[visible], stops[visible]
+    if not len(starts):
         raise GrammarError(f"choice file {str(file)!r} has no names: write one a line")
-    _check_lengths(names, f"file {str(file)!r}: name")
-    return names
+    _check_lengths(stops - starts, f"file {str(file)!r}: name")
+    return block, starts, stops
 
 
-def _check_lengths(names: list[bytes], what: str) -> None:
-    longest = max(names, key=len)
-    if len(longest) > MAX_NAME_BYTES:
+def _check_lengths(lengths: np.ndarray, what: str) -> None:
+    longest = int(lengths.argmax())
+    if lengths[longest] > MAX_NAME_BYTES:
         raise GrammarError(
-            f"choice {what} {names.index(longest)} has {len(longest)} bytes, more than {MAX_NAME_BYTES}: leave it out"
+            f"choice {what} {longest} has {lengths[longest]} bytes, more than {MAX_NAME_BYTES}: leave it out"
         )
 
 

@@ -97,7 +97,7 @@ def _fewest(languages: tuple[Language, ...], vocabulary: Vocabulary) -> list[Con
         raise Unsatisfiable(
             "no text satisfies all parts of the constraint: each text of the choice is refused by another part"
         )
-    return [ChoiceConstraint(ByteTrie(kept), vocabulary), *(part for part in parts if not part.can_mask)]
+    return [ChoiceConstraint(ByteTrie.of(kept), vocabulary), *(part for part in parts if not part.can_mask)]
 
 
 def _compiled(languages: tuple[Language, ...], vocabulary: Vocabulary) -> list[Constraint]:
