@@ -37,7 +37,10 @@ def made_up(number: int, seed: int = 1) -> list[str]:
     return list(found)
 
 
-@given(st.lists(st.binary(min_size=1, max_size=6), min_size=1, max_size=30))
+FEW_LETTERS = st.text(st.sampled_from("\0ab"), min_size=1, max_size=20).map(str.encode)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=6) | FEW_LETTERS, min_size=1, max_size=30))
 def test_a_trie_holds_the_set_and_nothing_else(strings):
     trie = ByteTrie.of(strings)
     assert list(trie) == sorted(set(strings)) and len(trie) == len(set(strings))
