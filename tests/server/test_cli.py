@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from server.cli import DEMO_SCHEMA, main
+from server.cli import main
+from server.cli_demo import DEMO_SCHEMA
+from server.cli_parser import parser
 
 
 def run(*arguments: str, stdin: str = "", timeout: float = 300) -> subprocess.CompletedProcess[str]:
@@ -27,7 +29,10 @@ def test_help_needs_neither_torch_nor_vllm():
     assert done.stdout.strip() == "[]"
 
 
-@pytest.mark.parametrize("command", ["json", "regex", "grammar", "choice", "demo", "bench", "serve"])
+COMMANDS = next(action.choices for action in parser()._actions if action.dest == "command")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]):
     with pytest.raises(SystemExit) as stopped:
         main([command, "--help"])

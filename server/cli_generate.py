@@ -1,0 +1,164 @@
+"""One prompt, one result: the generating commands."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from server.cli_constraints import language_of
+from server.cli_errors import OK, UsageError
+from server.cli_inputs import json_of, messages_of, read_prompt
+from server.cli_output import note, show
+
+if TYPE_CHECKING:
+    from decoding.engine import Engine
+
+SETTINGS = ("particles", "sampler", "ess_threshold", "resampling", "temperature", "max_tokens")
+"""How to sample, besides the seed: what a line of a batch may set for itself."""
+
+Asked = dict[str, Any]
+"""`prompts` or `messages` of `Engine.generate`."""
+
+# What the engine's batch holds unless it is told otherwise.
+DEFAULT_ROWS = 64
+
+
+def run(options: argparse.Namespace) -> int:
+    """Draw for one prompt and print the result; with --input for every line of a file."""
+    language = language_of(options)
+    settings = settings_of(options)
+    if options.input is not None or options.output is not None:
+        from server.cli_batch import run_batch
+
+        return run_batch(options, language, settings)
+    prompt = shown_prompt(read_prompt(options), options)
+    with started(options) as model:
+        # A list of one: its result comes back even where every particle died, and can be explained.
+        (result,) = model.engine.generate(
+            **{name: [given] for name, given in asked(model.engine, prompt, options.system, options).items()},
+            constraint=language,
+            seed=options.seed,
+            timeout_s=options.timeout,
+            trace=options.explain,
+            **settings,
+        )
+        if options.explain:
+            from server.cli_explain import explain
+
+            explain(result, model.engine.vocabulary)
+        result.raise_for_error()
+        show(result, options, model=model.name, load_s=model.load_s)
+    return OK
+
+
+def shown_prompt(prompt: str, options: argparse.Namespace) -> str:
+    """The user's part of what the model is shown: for a database, its tables and the question."""
+    if options.kind != "sql":
+        return prompt
+    from grammars.sql import Sql
+
+    whole = Sql(options.db).prompt(prompt, options.sample_values)
+    if options.show_prompt:
+        note(whole)
+    return whole
+
+
+def settings_of(options: argparse.Namespace) -> dict[str, Any]:
+    """How to sample, as `Engine.generate` takes it, checked before a model is loaded."""
+    if options.n < 1:
+        raise UsageError(f"--n {options.n}: at least 1 was wanted")
+    if options.timeout is not None and not options.timeout > 0:
+        raise UsageError(f"--timeout {options.timeout:g}: seconds above 0 were wanted")
+    sampler = options.sampler
+    if sampler.startswith("{"):
+        sampler = json_of(sampler, "--sampler")
+    settings = {
+        "particles": options.particles,
+        "sampler": sampler,
+        "ess_threshold": options.ess_threshold,
+        "resampling": options.resampling,
+        "temperature": options.temperature,
+        "max_tokens": options.max_tokens,
+    }
+    check_settings({**settings, "seed": 0 if options.seed is None else options.seed})
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Raise RequestError naming the setting that is out of range."""
+    from decoding.order import Order
+    from grammars.errors import RequestError
+    from samplers.randomness import MAX_SEED
+
+    for name, least in (("particles", 1), ("max_tokens", 1), ("seed", 0)):
+        value = settings[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise RequestError(f"{name}={value!r}: a whole number of at least {least} was wanted")
+    if settings["seed"] > MAX_SEED:
+        raise RequestError(f"seed={settings['seed']}: a whole number up to 2**64 - 1 was wanted")
+    order = {name: value for name, value in settings.items() if name != "particles"}
+    Order(group="", num_particles=settings["particles"], constraint=None, **order).check()
+
+
+def asked(engine: Engine, prompt: str, system: str | None, options: argparse.Namespace) -> Asked:
+    """The prompt as `Engine.generate` takes it: a chat where the model has a template for one, unless --raw."""
+    if not options.raw and getattr(engine.tokenizer, "chat_template", None):
+        return {"messages": messages_of(prompt, system)}
+    if system is not None:
+        why = "--raw gives the prompt alone" if options.raw else f"model {engine.model!r} has no chat template"
+        raise UsageError(f"--system: {why}; put the text into the prompt")
+    return {"prompts": prompt}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An engine that is running. load_s: seconds it took to start; None for one that ran already."""
+
+    engine: Engine
+    load_s: float | None
+
+    @property
+    def name(self) -> str:
+        return self.engine.model
+
+
+@contextmanager
+def started(options: argparse.Namespace, rows: int | None = None) -> Iterator[Model]:
+    """The engine for a command: the one that `main` was given, or one for the length of the block.
+
+    rows  particles that run side by side at most; by default those of one prompt
+    """
+    if options.engine is not None:
+        yield Model(options.engine, None)
+        return
+    arguments = engine_arguments(options, rows or options.particles)
+    from decoding.engine import Engine
+
+    begun = time.perf_counter()
+    with Engine(getattr(options, "model", None), **arguments) as engine:
+        yield Model(engine, time.perf_counter() - begun)
+
+
+def engine_arguments(options: argparse.Namespace, rows: int) -> dict[str, Any]:
+    """vLLM's engine arguments: those of --engine-arg, and room for more particles than its batch holds by default."""
+    arguments: dict[str, Any] = {"max_num_seqs": rows} if rows > DEFAULT_ROWS else {}
+    given: dict[str, Any] = {}
+    for text in getattr(options, "engine_args", None) or ():
+        key, equals, value = text.partition("=")
+        name = key.strip().lstrip("-").replace("-", "_")
+        if not equals or not name:
+            raise UsageError(f"--engine-arg {text!r}: key=value was wanted, such as max_model_len=4096")
+        if name in given:
+            raise UsageError(f"--engine-arg {name} was given twice")
+        if name == "model":
+            raise UsageError("--engine-arg model: name the model with --model")
+        try:
+            given[name] = json.loads(value)
+        except ValueError:
+            given[name] = value
+    return arguments | given
