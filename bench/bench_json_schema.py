@@ -87,7 +87,10 @@ class Case:
 def suite_registry(suite: Path) -> dict[str, Any]:
     """The suite's remote documents, by the URIs its schemas use."""
     remotes = suite / "remotes"
-    return {SUITE_URI + path.relative_to(remotes).as_posix(): json.loads(path.read_text()) for path in remotes.rglob("*.json")}
+    return {
+        SUITE_URI + path.relative_to(remotes).as_posix(): json.loads(path.read_text())
+        for path in remotes.rglob("*.json")
+    }
 
 
 def suite_cases(suite: Path, folder: str = "") -> Iterator[Case]:
@@ -107,7 +110,9 @@ def maskbench_cases(folder: Path) -> Iterator[Case]:
             yield Case(row["id"], row["schema"], instances)
 
 
-def judged(cases: Iterator[Case], vocabulary: Vocabulary, split: Any, options: dict[str, Any], seed: int | None = None) -> Tally:
+def judged(
+    cases: Iterator[Case], vocabulary: Vocabulary, split: Any, options: dict[str, Any], seed: int | None = None
+) -> Tally:
     """Compile every schema, write every instance.
 
     split  text -> the tokens it is written in
@@ -134,10 +139,14 @@ def judged(cases: Iterator[Case], vocabulary: Vocabulary, split: Any, options: d
     return tally
 
 
-def is_accepted(constraint: Any, tokens: list[int], vocabulary: Vocabulary, timed: Tally | None, rng: random.Random) -> bool:
+def is_accepted(
+    constraint: Any, tokens: list[int], vocabulary: Vocabulary, timed: Tally | None, rng: random.Random
+) -> bool:
     state = constraint.start()
     for token in tokens:
-        candidates = np.array([token, *(rng.randrange(vocabulary.size) for _ in range(rng.randrange(8)))] if timed else [token])
+        candidates = np.array(
+            [token, *(rng.randrange(vocabulary.size) for _ in range(rng.randrange(8)))] if timed else [token]
+        )
         begun = time.perf_counter()
         verdicts = state.accepts(candidates)
         if timed is not None:
@@ -169,11 +178,17 @@ def verdicts(seed: int) -> None:
         "suite required, plain spelling": judged(suite_cases(suite), vocabulary, split, {**LOOSE, "spelling": "plain"}),
         "suite required, default": judged(suite_cases(suite), vocabulary, split, DEFAULT),
         "maskbench": judged(maskbench_cases(maskbench), vocabulary, split, LOOSE, seed),
-        "maskbench, plain spelling": judged(maskbench_cases(maskbench), vocabulary, split, {**LOOSE, "spelling": "plain"}, seed),
+        "maskbench, plain spelling": judged(
+            maskbench_cases(maskbench), vocabulary, split, {**LOOSE, "spelling": "plain"}, seed
+        ),
         "maskbench, default": judged(maskbench_cases(maskbench), vocabulary, split, DEFAULT, seed),
     }
     for name, tally in arms.items():
-        for kind, names in (("accepted", tally.wrongly_accepted), ("refused", tally.wrongly_refused), ("error", tally.errors)):
+        for kind, names in (
+            ("accepted", tally.wrongly_accepted),
+            ("refused", tally.wrongly_refused),
+            ("error", tally.errors),
+        ):
             for one in names:
                 say(f"{name}: {kind}: {one}")
     settings = {"seed": seed, "loose": LOOSE, "default": DEFAULT, "candidates": "1 to 8"}
@@ -207,7 +222,9 @@ def generation(schemas: int, max_tokens: int, seed: int, longest_schema: int) ->
                     errors.append(f"{case.name}: {type(outcome.error).__name__}: {outcome.error}")
                     continue
                 finished += 1
-                texts = {text for text, weight in zip(outcome.texts, outcome.log_weights, strict=True) if weight > -np.inf}
+                texts = {
+                    text for text, weight in zip(outcome.texts, outcome.log_weights, strict=True) if weight > -np.inf
+                }
                 validator = jsonschema.validators.validator_for(case.schema, default=jsonschema.Draft202012Validator)
                 wrong = [
                     text
@@ -237,7 +254,9 @@ def main() -> None:
     parser.add_argument("part", nargs="?", choices=("verdicts", "generation"), default="verdicts")
     parser.add_argument("--schemas", type=int, default=100, help="for generation: how many schemas are drawn")
     parser.add_argument("--max-tokens", type=int, default=256)
-    parser.add_argument("--longest-schema", type=int, default=3000, help="for generation: characters of a schema, at most")
+    parser.add_argument(
+        "--longest-schema", type=int, default=3000, help="for generation: characters of a schema, at most"
+    )
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if options.part == "verdicts":

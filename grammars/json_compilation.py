@@ -120,7 +120,11 @@ def _reason(graph: Graph) -> str:
     """Where the emptiness comes from: the deepest part that nothing satisfies."""
     node, seen = graph.root, {graph.root.index}
     while True:
-        below = [one for one in (*node.all_of, *node.below_it()) if one.empty and one.index not in seen and one.schema is not False]
+        below = [
+            one
+            for one in (*node.all_of, *node.below_it())
+            if one.empty and one.index not in seen and one.schema is not False
+        ]
         if not below:
             break
         node = below[0]

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from grammars.json_formats import FORMATS
 from grammars.json_nodes import ARRAY, BOOLEAN, NULL, NUMBER, OBJECT, STRING, Node
 from grammars.json_numbers import is_integral, is_multiple
-from grammars.json_formats import FORMATS
 
 INVALID, OPEN, VALID = 0, 1, 2
 
@@ -100,7 +100,9 @@ class Plan:
         position = {node.index: i for i, node in enumerate(self.nodes)}
         self.roots = tuple(position[node.index] for node in roots)
         self._keys = _watched(self.nodes)
-        self._steps = [(position[node.index], _step(node, position, self._keys)) for node in self.nodes if _applies(node)]
+        self._steps = [
+            (position[node.index], _step(node, position, self._keys)) for node in self.nodes if _applies(node)
+        ]
         self._required = [self.bits(node.required) for node in self.nodes]
         self._dependent = [
             [(self.bits((key,)), self.bits(names)) for key, names in node.dependent_required] for node in self.nodes
@@ -175,7 +177,11 @@ class Plan:
                 asked += [(MUST, i, one) for one in found if not one.is_true]
                 if evaluated or node.unevaluated_properties is not None:
                     cover |= 1 << i
-                if not evaluated and node.unevaluated_properties is not None and not node.unevaluated_properties.is_true:
+                if (
+                    not evaluated
+                    and node.unevaluated_properties is not None
+                    and not node.unevaluated_properties.is_true
+                ):
                     asked.append((UNEVALUATED, i, node.unevaluated_properties))
             member = self._linked(asked, cover)
             if len(self._members) < REMEMBERED_KEYS:
@@ -269,12 +275,12 @@ class Plan:
         """
         refused = 0
         for names in self.names:
-            if names.listed is not None and not (
-                any(pattern.may_come(prefix) for pattern in names.patterns) or _one_begins(names.listed, prefix, seen)
-            ):
-                refused |= 1 << names.position
-            elif names.schema is not None and names.schema.string(prefix, len(prefix), False)[0] == INVALID:
-                refused |= 1 << names.position
+            refuses = names.schema is not None and names.schema.string(prefix, len(prefix), False)[0] == INVALID
+            if not refuses and names.listed is not None:
+                refuses = not _one_begins(names.listed, prefix, seen) and not any(
+                    pattern.may_come(prefix) for pattern in names.patterns
+                )
+            refused |= refuses << names.position
         return refused
 
     def refused_name(self, name: str) -> int:
@@ -397,7 +403,9 @@ def _children_first(roots: tuple[Node, ...]) -> list[Node]:
 
 def _applies(node: Node) -> bool:
     return (
-        node.unevaluated_items is not None or node.unevaluated_properties is not None or next(node.in_place(), None) is not None
+        node.unevaluated_items is not None
+        or node.unevaluated_properties is not None
+        or next(node.in_place(), None) is not None
     )
 
 
@@ -450,13 +458,11 @@ def _fixed(node: Node, kind: int) -> int:
         bounds = (node.minimum, node.maximum, node.above, node.below, node.multiple)
         return OPEN if node.integral or any(bound is not None for bound in bounds) else VALID
     if kind == STRING:
-        asks = node.min_length or node.max_length is not None or node.pattern or node.format
-        return OPEN if asks else VALID
+        asks_nothing = not node.min_length and node.max_length is None and node.pattern is None and node.format is None
+        return VALID if asks_nothing else OPEN
     if kind == ARRAY:
-        asks = node.min_items or (node.contains is not None and node.min_contains)
-        return VALID if not asks and _settles(node) and node.contains is None else OPEN
-    asks = node.min_properties or node.required or node.dependent_required
-    return VALID if not asks and _settles(node) else OPEN
+        return VALID if not node.min_items and node.contains is None and _settles(node) else OPEN
+    return VALID if not node.min_properties and not node.required and _settles(node) else OPEN
 
 
 def _settles(node: Node) -> bool:

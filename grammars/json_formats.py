@@ -27,7 +27,7 @@ def is_date(text: str) -> bool:
     year, month, day = (int(part) for part in found.groups())
     if not 1 <= month <= 12:
         return False
-    days = calendar.mdays[month] + (month == 2 and calendar.isleap(year))
+    days = 30 + (month in (1, 3, 5, 7, 8, 10, 12)) if month != 2 else 28 + calendar.isleap(year)
     return 1 <= day <= days
 
 
@@ -80,7 +80,7 @@ def is_email(text: str) -> bool:
 
 def is_idn_email(text: str) -> bool:
     local, at, domain = text.rpartition("@")
-    return bool(at and local) and not any(char in ' \t\r\n' for char in local) and is_idn_hostname(domain)
+    return bool(at and local) and not any(char in " \t\r\n" for char in local) and is_idn_hostname(domain)
 
 
 _LABEL = _matches(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?")

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal
+from itertools import pairwise
 from typing import Any
 
 from grammars import json_sets
@@ -23,9 +24,7 @@ _VALUE, _FIRST, _KEY, _COLON, _AFTER, _STRING, _KEY_STRING, _NUMBER, _LITERAL, _
 
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _DIGITS = re.compile(rb"[0-9+\-.eE]*")
-_BEGUN_NUMBER = re.compile(
-    rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*|(?:\.[0-9]+)?(?:[eE](?:[+-]?[0-9]*)?)?)?)?"
-)
+_BEGUN_NUMBER = re.compile(rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*|(?:\.[0-9]+)?(?:[eE](?:[+-]?[0-9]*)?)?)?)?")
 _WHOLE_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 # More digits of such an exponent only make the number larger.
 _OVERFLOWING = re.compile(rb"[^eE]*[1-9][^eE]*[eE]\+?[0-9]+")
@@ -96,9 +95,7 @@ class _Frame:
         failed, counts, unevaluated = self.failed | refused, self.counts, self.unevaluated
         if member is not None and member.links:
             failed, counts, unevaluated = _told(member, verdicts, failed, counts, unevaluated, False)
-        return plan.container(
-            self.kind, self.count, started, False, self.present, failed, counts, unevaluated, None
-        )
+        return plan.container(self.kind, self.count, started, False, self.present, failed, counts, unevaluated, None)
 
 
 def _told(
@@ -194,7 +191,7 @@ class JsonState:
         at, end = 0, len(data)
         while at < end:
             mode = self.mode
-            if mode == _STRING or mode == _KEY_STRING:
+            if mode in (_STRING, _KEY_STRING):
                 at = self._characters(data, at)
                 if at < 0:
                     return False
@@ -310,9 +307,7 @@ class JsonState:
         frame = self.frame
         assert frame is not None
         self.mode, self.member = _VALUE, member
-        self.capture = (
-            frame.capture or member.plan.compares or (frame.kind == ARRAY and frame.member.plan.unique != 0)
-        )
+        self.capture = frame.capture or member.plan.compares or (frame.kind == ARRAY and frame.member.plan.unique != 0)
 
     def _stands(self, verdicts: Verdicts) -> bool:
         """Take the verdicts on the value being written to all that is around it; False where the whole is invalid."""
@@ -337,7 +332,7 @@ class JsonState:
             elif verdicts[0] == INVALID:
                 return False
             here = above
-        for inner, outer in zip(changed, changed[1:]):
+        for inner, outer in pairwise(changed):
             inner.above = outer
         self.frame = changed[0] if changed else frame
         return True
@@ -423,7 +418,15 @@ class JsonState:
         verdicts: Verdicts = ()
         if plan.nodes:
             verdicts = plan.container(
-                frame.kind, frame.count, frame.count, True, frame.present, frame.failed, frame.counts, frame.unevaluated, key
+                frame.kind,
+                frame.count,
+                frame.count,
+                True,
+                frame.present,
+                frame.failed,
+                frame.counts,
+                frame.unevaluated,
+                key,
             )
         self.frame, self.member = frame.above, frame.member
         return self._end_value(verdicts, key)

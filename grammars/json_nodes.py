@@ -19,7 +19,15 @@ from grammars.json_references import RECURSIVE, Library, Located, escaped
 # Kinds of JSON values, as bits.
 NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = 1, 2, 4, 8, 16, 32
 ANY = 63
-_KINDS = {"null": NULL, "boolean": BOOLEAN, "number": NUMBER, "integer": NUMBER, "string": STRING, "array": ARRAY, "object": OBJECT}
+_KINDS = {
+    "null": NULL,
+    "boolean": BOOLEAN,
+    "number": NUMBER,
+    "integer": NUMBER,
+    "string": STRING,
+    "array": ARRAY,
+    "object": OBJECT,
+}
 
 # Arrays and objects in `enum` and `const` become schemas of their own up to here; beyond, they are compared when they end.
 ENUMERATED_CONTAINERS = 64
@@ -101,7 +109,14 @@ class Node:
         yield from self.prefix
         yield from self.properties.values()
         yield from (one for _, one in self.patterns)
-        for one in (self.items, self.contains, self.unevaluated_items, self.additional, self.names, self.unevaluated_properties):
+        for one in (
+            self.items,
+            self.contains,
+            self.unevaluated_items,
+            self.additional,
+            self.names,
+            self.unevaluated_properties,
+        ):
             if one is not None:
                 yield one
 
@@ -258,6 +273,9 @@ def _fill(graph: Graph, node: Node, at: Located, scope: Scope) -> None:
         for keyword, drafts in (("$ref", (0, 9999)), ("$dynamicRef", (2020, 9999)), ("$recursiveRef", (2019, 2019)))
         if keyword in schema and drafts[0] <= draft <= drafts[1]
     ]
+    if (graph.formats or at.resource.formats) and schema.get("format") in FORMATS:
+        node.format = schema["format"]
+        node.begins = pattern_of(WIDER[schema["format"]]) if schema["format"] in WIDER else None
     if at.resource.assertions:
         _fill_assertions(graph, node, at)
     if not at.resource.applicators:
@@ -273,7 +291,9 @@ def _fill(graph: Graph, node: Node, at: Located, scope: Scope) -> None:
     node.negated = one("not")
     if draft >= 7 and "if" in schema:
         node.condition, node.then, node.otherwise = one("if"), one("then"), one("else")
-    node.properties = {name: inside(f"properties/{escaped(name)}", what) for name, what in schema.get("properties", {}).items()}
+    node.properties = {
+        name: inside(f"properties/{escaped(name)}", what) for name, what in schema.get("properties", {}).items()
+    }
     node.patterns = tuple(
         (pattern_at(name, f"{at.place}/patternProperties"), inside(f"patternProperties/{escaped(name)}", what))
         for name, what in schema.get("patternProperties", {}).items()
@@ -323,7 +343,10 @@ def _fill_assertions(graph: Graph, node: Node, at: Located) -> None:
     if values is not None:
         _fill_values(graph, node, at, values)
     node.minimum, node.maximum = _number(schema, "minimum"), _number(schema, "maximum")
-    for keyword, bound, field_name in (("exclusiveMinimum", "minimum", "above"), ("exclusiveMaximum", "maximum", "below")):
+    for keyword, bound, field_name in (
+        ("exclusiveMinimum", "minimum", "above"),
+        ("exclusiveMaximum", "maximum", "below"),
+    ):
         if schema.get(keyword) is True:
             # Draft 4: it makes the other bound exclusive.
             setattr(node, field_name, getattr(node, bound))
@@ -334,16 +357,15 @@ def _fill_assertions(graph: Graph, node: Node, at: Located) -> None:
     node.min_length, node.max_length = _count(schema, "minLength", 0), _count(schema, "maxLength")
     if "pattern" in schema:
         node.pattern = pattern_at(schema["pattern"], at.place)
-    if (graph.formats or at.resource.formats) and schema.get("format") in FORMATS:
-        node.format = schema["format"]
-        node.begins = pattern_of(WIDER[schema["format"]]) if schema["format"] in WIDER else None
     node.min_items, node.max_items = _count(schema, "minItems", 0), _count(schema, "maxItems")
     node.unique = schema.get("uniqueItems") is True
     node.min_properties, node.max_properties = _count(schema, "minProperties", 0), _count(schema, "maxProperties")
     required = schema.get("required", ())
     node.required = tuple(dict.fromkeys(required)) if isinstance(required, list) else ()
     if draft >= 2019:
-        node.dependent_required = tuple((key, tuple(names)) for key, names in schema.get("dependentRequired", {}).items())
+        node.dependent_required = tuple(
+            (key, tuple(names)) for key, names in schema.get("dependentRequired", {}).items()
+        )
 
 
 def _fill_values(graph: Graph, node: Node, at: Located, values: list[Any]) -> None:
@@ -407,8 +429,8 @@ def _refuse_cycles(nodes: list[Node]) -> None:
             elif following.index in open_ones:
                 cycle = [one.place or "/" for one in path[path.index(following) :]]
                 raise Unsatisfiable(
-                    f"JSON Schema at {' -> '.join([*cycle, cycle[0]])} refers to itself without looking at any member of the value, "
-                    "so nothing is ever valid or invalid; let one of the references go"
+                    f"JSON Schema at {' -> '.join([*cycle, cycle[0]])} refers to itself without looking at any member of the "
+                    "value, so nothing is ever valid or invalid; let one of the references go"
                 )
             elif following.index not in done:
                 stack.append((following, following.in_place()))

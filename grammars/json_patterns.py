@@ -11,6 +11,7 @@ import functools
 import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from grammars.errors import GrammarError, PredicateError
@@ -20,7 +21,23 @@ SEARCH_SECONDS = 0.5
 
 _DIGITS = "0-9"
 _WORDS = "0-9A-Za-z_"
-_SPACES = (0x09, 0x0A, 0x0B, 0x0C, 0x0D, 0x20, 0xA0, 0x1680, *range(0x2000, 0x200B), 0x2028, 0x2029, 0x202F, 0x205F, 0x3000, 0xFEFF)
+_SPACES = (
+    0x09,
+    0x0A,
+    0x0B,
+    0x0C,
+    0x0D,
+    0x20,
+    0xA0,
+    0x1680,
+    *range(0x2000, 0x200B),
+    0x2028,
+    0x2029,
+    0x202F,
+    0x205F,
+    0x3000,
+    0xFEFF,
+)
 _LINE_ENDS = (0x0A, 0x0D, 0x2028, 0x2029)
 _CONTROLS = {"t": 0x09, "n": 0x0A, "v": 0x0B, "f": 0x0C, "r": 0x0D, "0": 0x00}
 _BOUNDARY = "(?:(?<=[0-9A-Za-z_])(?![0-9A-Za-z_])|(?<![0-9A-Za-z_])(?=[0-9A-Za-z_]))"
@@ -176,7 +193,9 @@ class _Reader:
                 return members
             if inside and not self.rust:
                 # A class inside a class: as the complement, spelled out.
-                return {"D": r"\x00-/:-\U0010ffff", "W": r"\x00-/:-@\[-\^`{-\U0010ffff", "S": self._complement()}[letter]
+                return {"D": r"\x00-/:-\U0010ffff", "W": r"\x00-/:-@\[-\^`{-\U0010ffff", "S": self._complement()}[
+                    letter
+                ]
             return f"[^{members}]" if letter.isupper() else f"[{members}]"
         if found := self._take(r"\\([pP])\{([\w=]+)\}"):
             # Classes of other Unicode versions may differ by a few characters: the predicate has the last word.
@@ -271,7 +290,7 @@ class _Reader:
     def _complement() -> str:
         """Every character that \\s does not mean, as ranges."""
         edges = [-1, *_SPACES, 0x110000]
-        gaps = [(low + 1, high - 1) for low, high in zip(edges, edges[1:]) if high - low > 1]
+        gaps = [(low + 1, high - 1) for low, high in pairwise(edges) if high - low > 1]
         return "".join(f"\\U{low:08x}-\\U{high:08x}" for low, high in gaps)
 
 

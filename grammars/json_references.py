@@ -232,10 +232,10 @@ def _anchors(schema: Mapping[str, Any], draft: int) -> Iterator[tuple[str, bool]
         if isinstance(own, str) and "#" in own and "$ref" not in schema and (name := own.partition("#")[2]):
             yield name, False
         return
-    if isinstance(name := schema.get("$anchor"), str):
-        yield name, False
-    if draft >= 2020 and isinstance(name := schema.get("$dynamicAnchor"), str):
-        yield name, True
+    if isinstance(anchor := schema.get("$anchor"), str):
+        yield anchor, False
+    if draft >= 2020 and isinstance(anchor := schema.get("$dynamicAnchor"), str):
+        yield anchor, True
     if draft == 2019 and schema.get("$recursiveAnchor") is True:
         # No fragment can spell this name.
         yield RECURSIVE, True
@@ -259,7 +259,7 @@ def _published(uri: str) -> Any:
     """A published meta-schema or vocabulary; None for any other URI."""
     if "json-schema.org/" not in uri:
         return None
-    from jsonschema_specifications import REGISTRY
+    from jsonschema_specifications import REGISTRY  # type: ignore[import-untyped]
 
     for spelled in (uri, uri + "#"):
         if spelled in REGISTRY:

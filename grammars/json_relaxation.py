@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
+from grammars.json_evaluation import Planner
 from grammars.json_formats import MASKED_EXACTLY, MASKED_WIDER, WIDER
-from grammars.json_nodes import ANY, ARRAY, BOOLEAN, NULL, NUMBER, OBJECT, STRING, Graph, Node, kind_of
+from grammars.json_nodes import ANY, ARRAY, BOOLEAN, NULL, NUMBER, OBJECT, STRING, Graph, Node
 from grammars.json_patterns import pattern_of
+from grammars.json_satisfiable import passes
 
 MASK, PREDICATE, AT_COMPLETION, ANNOTATION = "mask", "predicate", "at completion", "annotation"
 
@@ -26,6 +28,7 @@ LARGEST_COUNT = 1_000
 LARGEST_LENGTH = 100_000
 LARGEST_FACTOR = 64
 LARGEST_BOUND = 10**15
+MOST_NAMES = 1_000
 MOST_NAMES_IN_ANY_ORDER = 40
 DEEPEST = 16
 
@@ -59,8 +62,10 @@ class _Writer:
         self.graph, self.any_order, self.simple = graph, any_order, simple
         self.decided: dict[tuple[int, str], str] = {}
         self.exact = True
+        self.planner = Planner()
         self.shared = _shared(graph.root)
         self.crowded = _crowded(graph)
+        self.wide = _wide(graph) if any_order else set()
         self.definitions: dict[str, Any] = {}
         self.todo: list[Node] = []
         self.written: set[int] = set()
@@ -109,7 +114,12 @@ class _Writer:
                 together.append(self._alternatives(node.one_of, depth))
                 if not _disjoint(node.one_of):
                     self._left(node, "oneOf")
-        for keyword, one in (("not", node.negated), ("if", node.condition), ("then", node.then), ("else", node.otherwise)):
+        for keyword, one in (
+            ("not", node.negated),
+            ("if", node.condition),
+            ("then", node.then),
+            ("else", node.otherwise),
+        ):
             if one is not None:
                 self._left(node, keyword)
         if node.dependent_schemas:
@@ -134,12 +144,10 @@ class _Writer:
 
     def _values(self, node: Node) -> Any:
         """`enum` and `const`: those of the values that the node's other keywords allow."""
-        from grammars.json_satisfiable import passes
-
         if len(node.raw_values) > MOST_VALUES or any(isinstance(value, list | dict) for value in node.raw_values):
             self._left(node, "enum")
             return {}
-        kept = [value for value in node.raw_values if node.kinds & kind_of(value) and _written(value) and passes(node, value)]
+        kept = [value for value in node.raw_values if _written(value) and passes(node, value, self.planner)]
         return {"enum": kept} if kept else False
 
     def _keywords(self, node: Node, depth: int) -> dict[str, Any]:
@@ -183,7 +191,7 @@ class _Writer:
                 own[keyword] = length
             elif length is not None:
                 self._left(node, keyword)
-        patterns = []
+        patterns: list[dict[str, str | None]] = []
         if node.pattern is not None:
             if node.pattern.rust is None or self.simple:
                 self._left(node, "pattern", PREDICATE if node.pattern.partial else AT_COMPLETION)
@@ -207,7 +215,12 @@ class _Writer:
         if node.prefix:
             own["prefixItems"] = [self._node(one, depth + 1) for one in node.prefix]
         items = node.items
-        if items is None and node.unevaluated_items is not None and node.contains is None and next(node.in_place(), None) is None:
+        if (
+            items is None
+            and node.unevaluated_items is not None
+            and node.contains is None
+            and next(node.in_place(), None) is None
+        ):
             items = node.unevaluated_items
         elif node.unevaluated_items is not None:
             self._left(node, "unevaluatedItems")
@@ -235,13 +248,22 @@ class _Writer:
         patterns = {pattern.rust: one for pattern, one in node.patterns if pattern.rust is not None}
         readable = not self.simple and len(patterns) == len(node.patterns) and len(patterns) <= 1
         if self.any_order:
-            readable = readable and not (patterns and node.properties) and len(node.properties) <= MOST_NAMES_IN_ANY_ORDER
+            readable = readable and not (patterns and node.properties) and node.index not in self.wide
             patterns |= {f"^{_literal(name)}$": one for name, one in node.properties.items()}
             if node.required:
                 self._left(node, "required", AT_COMPLETION)
+        elif len(node.properties) + len(node.required) > MOST_NAMES:
+            self._left(node, "properties")
+            self._left(node, "required", AT_COMPLETION)
+            # Without the list the engine would take its members for additional ones.
+            patterns, readable, additional = {}, False, None
+            if node.additional is not None:
+                self._left(node, "additionalProperties")
         else:
             if node.properties:
-                own["properties"] = {name: self._node(one, depth + 1) for name, one in node.properties.items() if _written(name)}
+                own["properties"] = {
+                    name: self._node(one, depth + 1) for name, one in node.properties.items() if _written(name)
+                }
             if node.required:
                 own["required"] = list(node.required)
         if patterns and readable:
@@ -316,6 +338,20 @@ def _crowded(graph: Graph) -> set[int]:
     return crowded
 
 
+def _wide(graph: Graph) -> set[int]:
+    """The nodes whose names, with those that hold in the same place, are too many to offer in any order."""
+    wide: set[int] = set()
+    for node in graph.nodes:
+        together, seen = [node], {node.index}
+        for one in together:
+            new = [other for other in one.in_place() if other.index not in seen]
+            seen.update(other.index for other in new)
+            together += new
+        if sum(len(one.properties) for one in together) > MOST_NAMES_IN_ANY_ORDER:
+            wide |= seen
+    return wide
+
+
 def _conjunction(node: Node) -> list[int]:
     found = [node]
     for one in found:
@@ -347,7 +383,9 @@ def _apart(one: Node, other: Node) -> bool:
 
 def _behind(node: Node) -> Node:
     """What a mere reference refers to."""
-    while len(node.all_of) == 1 and isinstance(node.schema, dict) and set(node.schema) <= {"$ref", "description", "title"}:
+    while (
+        len(node.all_of) == 1 and isinstance(node.schema, dict) and set(node.schema) <= {"$ref", "description", "title"}
+    ):
         node = node.all_of[0]
     return node
 

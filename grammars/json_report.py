@@ -18,21 +18,25 @@ WIDEST_VALUE = 48
 
 # Keywords that say where schemas are, not what is valid.
 _STRUCTURE = frozenset(
-    {"$schema", "$id", "id", "$anchor", "$dynamicAnchor", "$recursiveAnchor", "$defs", "definitions", "$vocabulary", "$comment"}
+    {
+        "$schema",
+        "$id",
+        "id",
+        "$anchor",
+        "$dynamicAnchor",
+        "$recursiveAnchor",
+        "$defs",
+        "definitions",
+        "$vocabulary",
+        "$comment",
+    }
 )
 _ASSERTIONS = frozenset(
-    {
-        "type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength",
-        "pattern", "format", "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains",
-        "maxContains", "unevaluatedItems", "properties", "patternProperties", "additionalProperties", "required", "minProperties",
-        "maxProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "allOf",
-        "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "$dynamicRef", "$recursiveRef",
-    }
-)  # fmt: skip
+    ["type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems", "properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "$dynamicRef", "$recursiveRef"]
+)
 _AT_END = frozenset(
-    {"required", "minItems", "minProperties", "contains", "minContains", "minLength", "multipleOf", "minimum", "maximum",
-     "exclusiveMinimum", "exclusiveMaximum", "dependentRequired"}
-)  # fmt: skip
+    ["required", "minItems", "minProperties", "contains", "minContains", "minLength", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "dependentRequired"]
+)
 
 
 @dataclass(frozen=True)
@@ -84,7 +88,9 @@ def _reached(compiled: Compiled) -> list[Node]:
 
 
 def _by(compiled: Compiled, node: Node, keyword: str, masked_at_all: bool) -> str:
-    if keyword not in _ASSERTIONS or (keyword == "format" and (node.format is None or node.schema["format"] not in FORMATS)):
+    if keyword not in _ASSERTIONS or (
+        keyword == "format" and (node.format is None or node.schema["format"] not in FORMATS)
+    ):
         return ANNOTATION
     if keyword in ("then", "else") and node.condition is None:
         return ANNOTATION

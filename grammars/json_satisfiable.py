@@ -32,7 +32,11 @@ def mark_empty(graph: Graph) -> None:
     for node in graph.nodes:
         node.empty = not kinds[node.index]
     planner = Planner()
-    tried = [node for node in graph.nodes if node.values is not None and not node.empty and len(node.raw_values) <= TRIED_VALUES]
+    tried = [
+        node
+        for node in graph.nodes
+        if node.values is not None and not node.empty and len(node.raw_values) <= TRIED_VALUES
+    ]
     for node in tried:
         if node is not graph.root and node not in graph.root.all_of:
             continue
@@ -145,9 +149,9 @@ def _has_member(together: list[Node], key: str, kinds: list[int]) -> bool:
     return shared != 0
 
 
-def passes(node: Node, value: object, planner: Planner | None = None) -> bool:
+def passes(node: Node, value: object, planner: Planner) -> bool:
     """Whether a value satisfies a node; of arrays and objects only their kind is looked at."""
-    plan = (planner or Planner()).plan((node,))
+    plan = planner.plan((node,))
     if isinstance(value, str):
         return plan.string(value, len(value), True)[0] == VALID
     if value is None or isinstance(value, bool):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -129,12 +128,26 @@ class JsonSchema(Language):
             ('{"kind": "b"}', '{\n  "kind": "b", "ids": []\n}', '{\n  "paid": true,\n  "kind": "b"\n}'),
         ),
         Example(
-            {"json_schema": {"type": "array", "contains": {"const": 1}, "items": {"type": "integer"}}, "order": "any", "spelling": "any"},
+            {
+                "json_schema": {"type": "array", "contains": {"const": 1}, "items": {"type": "integer"}},
+                "order": "any",
+                "spelling": "any",
+            },
             ("[1]", "[2, 1.0]", "[10e-1,3]"),
             ("[]", "[2]", "[1.5, 1]", "[01]"),
         ),
         Example(
-            {"json_schema": {"$dynamicRef": "#n", "$defs": {"n": {"$dynamicAnchor": "n", "oneOf": [{"maxLength": 1, "type": "string"}, {"pattern": "^a", "type": "string"}]}}}},
+            {
+                "json_schema": {
+                    "$dynamicRef": "#n",
+                    "$defs": {
+                        "n": {
+                            "$dynamicAnchor": "n",
+                            "oneOf": [{"maxLength": 1, "type": "string"}, {"pattern": "^a", "type": "string"}],
+                        }
+                    },
+                }
+            },
             ('"b"', '"ab"', '""'),
             ('"a"', '"bb"', "1"),
         ),
@@ -160,7 +173,13 @@ class JsonSchema(Language):
     @property
     def options(self) -> dict[str, Any]:
         """The options that are not the default."""
-        defaults = {"whitespace": "bounded", "order": "schema", "spelling": "plain", "formats": "assert", "registry": None}
+        defaults = {
+            "whitespace": "bounded",
+            "order": "schema",
+            "spelling": "plain",
+            "formats": "assert",
+            "registry": None,
+        }
         return {name: getattr(self, name) for name, default in defaults.items() if getattr(self, name) != default}
 
     @property
@@ -192,5 +211,7 @@ def _check(schema: Any) -> None:
     from grammars.json_wellformed import check_forms
 
     if isinstance(schema, dict) and "x-guidance" in schema:
-        raise GrammarError("JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace=")
+        raise GrammarError(
+            "JSON Schema keyword 'x-guidance' at / is not for schemas; choose white space with whitespace="
+        )
     check_forms(Library(schema, {}))

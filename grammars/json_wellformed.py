@@ -51,7 +51,10 @@ FORMS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "uniqueItems": (lambda value: isinstance(value, bool), "true or false"),
     "enum": (lambda value: isinstance(value, list), "a list of values"),
     "required": (_are_names, "a list of names"),
-    "dependentRequired": (lambda value: isinstance(value, dict) and all(map(_are_names, value.values())), "lists of names"),
+    "dependentRequired": (
+        lambda value: isinstance(value, dict) and all(map(_are_names, value.values())),
+        "lists of names",
+    ),
     "dependencies": (
         lambda value: isinstance(value, dict) and all(_is_schema(one) or _are_names(one) for one in value.values()),
         "an object of schemas or lists of names",
@@ -70,7 +73,9 @@ def check_forms(library: Library) -> None:
         home = library.homes.get(id(schema))
         draft = home.resource.draft if home else draft
         if draft == 3:
-            raise GrammarError("JSON Schema draft 3 is not supported; write the schema for draft 4 or later, best 2020-12")
+            raise GrammarError(
+                "JSON Schema draft 3 is not supported; write the schema for draft 4 or later, best 2020-12"
+            )
         if draft <= 7 and "$ref" in schema:
             _check(schema, "$ref", place)
             continue
@@ -85,7 +90,9 @@ def _check(schema: dict[str, Any], keyword: str, place: str) -> None:
         named = value if isinstance(value, list) else [value]
         wrong = [name for name in named if name not in _TYPES]
         if wrong or not named:
-            raise _malformed(f"{place}/type", wrong[0] if wrong else value, f"one of {', '.join(_TYPES)}, or a list of them")
+            raise _malformed(
+                f"{place}/type", wrong[0] if wrong else value, f"one of {', '.join(_TYPES)}, or a list of them"
+            )
     elif keyword in FORMS:
         fits, wanted = FORMS[keyword]
         if not fits(value):
@@ -94,4 +101,6 @@ def _check(schema: dict[str, Any], keyword: str, place: str) -> None:
 
 def _malformed(place: str, value: Any, wanted: str) -> GrammarError:
     shown = repr(value)
-    return GrammarError(f"JSON Schema is malformed at {place}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not {wanted}")
+    return GrammarError(
+        f"JSON Schema is malformed at {place}: {shown if len(shown) <= 80 else shown[:77] + '...'} is not {wanted}"
+    )

@@ -14,6 +14,8 @@ from grammars.errors import GrammarError, Unsatisfiable
 from grammars.json_schema import JsonSchema
 from tests.grammars.small import SMALL, is_member
 
+PRETTY = json.dumps({"a": [1, 2]}, indent=2)
+
 
 class Colour(enum.Enum):
     RED = "red"
@@ -78,7 +80,11 @@ def test_schemas_come_from_types_and_values_go_back_to_them(given, text, value):
         ("compact", {'{"a":[1,2]}'}),
         ("spaced", {'{"a": [1, 2]}'}),
         ("bounded", {'{"a":[1,2]}', '{"a": [1, 2]}', '{"a": [1,2]}'}),
-        ("flexible", {'{"a":[1,2]}', '{"a": [1, 2]}', '{"a": [1,2]}', '{\n  "a":  [1\t,2]\r\n}', '{"a":[ 1,2 ]}'}),
+        ("pretty", {PRETTY}),
+        (
+            "flexible",
+            {PRETTY, '{"a":[1,2]}', '{"a": [1, 2]}', '{"a": [1,2]}', '{\n  "a":  [1\t,2]\r\n}', '{"a":[ 1,2 ]}'},
+        ),
     ],
 )
 def test_white_space_goes_where_it_was_asked_for(whitespace, accepted):
@@ -90,42 +96,76 @@ def test_white_space_goes_where_it_was_asked_for(whitespace, accepted):
         '{"a": [1,2]}',
         '{\n  "a":  [1\t,2]\r\n}',
         '{"a":[ 1,2 ]}',
+        PRETTY,
+        PRETTY.replace("    1", "   1"),
+        PRETTY.replace(": [", ":["),
         ' {"a":[1]}',
         '{"a":[1]} ',
     ]
+    if whitespace == "flexible":
+        accepted = accepted | {PRETTY.replace("    1", "   1"), PRETTY.replace(": [", ":[")}
     assert {text for text in texts if is_member(constraint, text)} == accepted
 
 
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
+        ({"type": "string", "pattern": "a("}, "pattern 'a\\(' at / is malformed: missing \\)"),
         (
-            {"properties": {"age": {"if": {"type": "integer"}}}},
-            "keyword 'if' at /properties/age is not supported; use 'anyOf'",
+            {"properties": {"a": {"patternProperties": {"[": {}}}}},
+            "pattern '\\[' at /properties/a/patternProperties is malformed",
         ),
-        ({"properties": {"if": {"not": {}}}}, "keyword 'not' at /properties/if"),
-        ({"items": {"anyOf": [{"uniqueItems": True}]}}, "keyword 'uniqueItems' at /items/anyOf/0"),
-        ({"contains": {}}, "keyword 'contains' at / is not supported; remove it"),
-        ({"enum": [{"not": 1}], "dependentRequired": {}}, "keyword 'dependentRequired' at /"),
-        ({"properties": {"a": {"type": "string", "format": "zzz"}}}, "format 'zzz' at /properties/a"),
-        ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "keyword 'oneOf' at /: its cases may overlap"),
-        ({"type": "string", "pattern": "a(?=b)"}, "pattern at / is not supported: .*look-around"),
         ({"$ref": "#/$defs/nope"}, "'/\\$defs/nope' does not exist"),
+        ({"items": {"$ref": "#nope"}}, "'#nope' at /items cannot be resolved: there is no anchor 'nope'"),
+        ({"$ref": "https://example.com/a.json"}, "neither the schema nor the registry; nothing is fetched"),
         ({"x-guidance": {"lenient": True}}, "keyword 'x-guidance'"),
         ({"properties": {"a": {"type": "foo"}}}, "malformed at /properties/a/type: 'foo'"),
         ({"minimum": "3"}, "malformed at /minimum"),
+        ({"$defs": {"a": {"anyOf": []}}}, "malformed at /\\$defs/a/anyOf"),
+        ({"multipleOf": 0}, "malformed at /multipleOf: 0 is not a number above 0"),
+        ({"$schema": "http://json-schema.org/draft-03/schema#"}, "draft 3 is not supported"),
         ("{", "not JSON: .*line 1 column 2"),
         ("3", "object or a type, not 3"),
         ([], "object or a type"),
         ({"enum": [{1, 2}]}, "not JSON data"),
         ({"minimum": float("nan")}, "not JSON data"),
-        (set[int], "keyword 'uniqueItems'"),
         (typing.Callable, "no JSON Schema can be made"),
     ],
 )
-def test_what_is_not_supported_is_named_with_its_place(schema, message):
+def test_what_is_wrong_with_a_schema_is_named_with_its_place(schema, message):
     with pytest.raises(GrammarError, match=message):
         JsonSchema(schema).compile(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("schema", "accepted", "refused"),
+    [
+        ({"not": {"type": "string"}}, ("1", "[]"), ('"a"',)),
+        ({"if": {"type": "integer"}, "then": {"minimum": 3}, "else": {"type": "null"}}, ("3", "null"), ("2", '"a"')),
+        (set[int], ("[1, 2]", "[]"), ("[1, 1]", '["a"]')),
+        ({"oneOf": [{"type": "integer"}, {"minimum": 2}]}, ("1", "2.5"), ("2", "1.5")),
+        ({"contains": {"const": 1}, "minContains": 2, "type": "array"}, ("[1,1]", "[0,1,1]"), ("[1]", "[]")),
+        ({"type": "string", "pattern": "a(?=b)"}, ('"xab"',), ('"a"', '"ac"')),
+        ({"type": "object", "propertyNames": {"maxLength": 1}}, ('{"a":1}', "{}"), ('{"ab":1}',)),
+        ({"type": "object", "dependentRequired": {"a": ["b"]}}, ('{"b":1}', '{"a":1,"b":1}'), ('{"a":1}',)),
+        (
+            {"allOf": [{"properties": {"a": {}}}], "unevaluatedProperties": False, "type": "object"},
+            ('{"a":1}',),
+            ('{"b":1}',),
+        ),
+        ({"type": "string", "format": "zzz"}, ('"a"',), ("1",)),
+        ({"type": "string", "format": "email"}, ('"a@b.com"',), ('"a"', '"@b"')),
+        (
+            {"$schema": "http://json-schema.org/draft-04/schema#", "maximum": 3, "exclusiveMaximum": True},
+            ("2",),
+            ("3",),
+        ),
+    ],
+)
+def test_keywords_beyond_the_mask_are_enforced(schema, accepted, refused):
+    constraint = JsonSchema(schema).compile(SMALL)
+    assert [text for text in accepted if not is_member(constraint, text)] == []
+    assert [text for text in refused if is_member(constraint, text)] == []
 
 
 @pytest.mark.parametrize(
@@ -136,6 +176,14 @@ def test_what_is_not_supported_is_named_with_its_place(schema, message):
         {"allOf": [{"type": "string"}, {"type": "integer"}]},
         {"type": "string", "minLength": 3, "maxLength": 2},
         {"type": "object", "properties": {"a": False}, "required": ["a"]},
+        {"type": "object", "required": ["a"], "additionalProperties": False},
+        {"type": "object", "required": ["next"], "properties": {"next": {"$ref": "#"}}},
+        {"type": "array", "minItems": 1, "items": {"$ref": "#"}},
+        {"type": "object", "additionalProperties": False, "minProperties": 1},
+        {"not": {}},
+        {"enum": [1, 2], "not": {"enum": [2, 1.0]}},
+        {"enum": ["\ud800"]},
+        {"$ref": "#/$defs/a", "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"allOf": [{"$ref": "#/$defs/a"}]}}},
     ],
 )
 def test_schemas_that_nothing_satisfies_are_unsatisfiable(schema):
@@ -143,9 +191,19 @@ def test_schemas_that_nothing_satisfies_are_unsatisfiable(schema):
         JsonSchema(schema).compile(SMALL).start()
 
 
-def test_white_space_must_be_one_of_the_four():
-    with pytest.raises(GrammarError, match="compact, spaced, bounded, flexible"):
-        JsonSchema({}, whitespace="none")
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"whitespace": "none"}, "compact, spaced, bounded, flexible, pretty"),
+        ({"order": "none"}, "schema, any"),
+        ({"formats": True}, "assert, annotate"),
+        ({"spelling": "any"}, 'give order="any"'),
+        ({"registry": {1: {}}}, "URIs"),
+    ],
+)
+def test_options_are_checked(options, message):
+    with pytest.raises(GrammarError, match=message):
+        JsonSchema({}, **options)
 
 
 def test_a_schema_changed_afterwards_changes_nothing():
