@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from grammars.choice_names import digest_of, encoded, listed, read_file
-from grammars.choice_trie import ByteTrie, next_tokens, token_trie
+from grammars.choice_trie import ByteTrie, next_tokens, packed, token_trie
 from grammars.constraint import Language
 from grammars.errors import GrammarError
 from grammars.registry import Example, grammar
@@ -126,10 +126,10 @@ class ChoiceConstraint:
             if mask is not None:
                 self._masks.move_to_end(node)
                 return mask
-        tokens = next_tokens(self.trie, node, self.tokens)
-        if self.trie.is_end(node):
-            tokens = np.append(tokens, self.vocabulary.eos)
-        mask = self.vocabulary.bitmask(tokens)
+        allowed = np.zeros(self.vocabulary.size, dtype=bool)
+        allowed[next_tokens(self.trie, node, self.tokens)] = True
+        allowed[self.vocabulary.eos] = self.trie.is_end(node)
+        mask = packed(allowed)
         with self._lock:
             self._masks[node] = mask
             while len(self._masks) > self._room:

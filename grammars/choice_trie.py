@@ -86,7 +86,7 @@ class ByteTrie:
         self.length = int(np.count_nonzero(flags))
         self.ends = np.packbits(flags, bitorder="little").tobytes()
         # The same memory, read one number at a time in a third of numpy's time.
-        self.children = memoryview(self.first)
+        self.children = self.first.data
 
     @classmethod
     def of(cls, strings: Iterable[bytes]) -> ByteTrie:
@@ -141,7 +141,7 @@ class TokenTrie(ByteTrie):
         self.ids = np.array(ids, np.int64)[np.argsort(nodes, kind="stable")]
         self.start = np.zeros(self.size + 1, np.uint32)
         self.start[1:] = np.bincount(nodes, minlength=self.size).cumsum()
-        self.places = memoryview(self.start)
+        self.places = self.start.data
         parents = np.repeat(np.arange(self.size), np.diff(self.first.astype(np.int64)))
         self.keys = parents * 256 + np.frombuffer(self.labels, np.uint8)[1:]
 
@@ -155,6 +155,19 @@ def token_trie(vocabulary: Vocabulary) -> TokenTrie:
     if trie is None:
         trie = _TOKEN_TRIES[vocabulary] = TokenTrie(vocabulary)
     return trie
+
+
+def packed(allowed: np.ndarray) -> np.ndarray:
+    """A read-only bitmask: int32 [ceil(V / 32)].
+
+    allowed  bool [V]
+    """
+    words = np.zeros(-(-len(allowed) // 32) * 4, np.uint8)
+    bits = np.packbits(allowed, bitorder="little")
+    words[: len(bits)] = bits
+    mask = words.view("<i4")
+    mask.flags.writeable = False
+    return mask
 
 
 def next_tokens(texts: ByteTrie, node: int, tokens: TokenTrie) -> np.ndarray:

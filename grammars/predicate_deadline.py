@@ -13,8 +13,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 from weakref import WeakSet
 
 T = TypeVar("T")
@@ -116,23 +116,32 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
 
 
-def within(timeout_s: float, call: Callable[[], T]) -> T:
-    """What the call returns or raises; OutOfTime where that takes longer. A box inside a box is the outer one."""
+def within(
+    timeout_s: float, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], outcomes: list[T] | None = None
+) -> list[T]:
+    """What the function returns for each tuple of arguments, each call in a box of its own.
+
+    A call that takes longer raises OutOfTime; what a call raises is raised. Then `outcomes`, to which results are added as
+    they come, says which it was. A box inside a box is the outer one.
+    """
+    outcomes = [] if outcomes is None else outcomes
     watch = _watch
     slot = watch.box.slot
-    if slot.deadline < math.inf:
-        return call()
+    if slot.busy:
+        outcomes.extend(function(*arguments) for arguments in calls)
+        return outcomes
     slot.fired = False
-    slot.look_s = min(LOOK_S, max(timeout_s / 4, 0.002))
+    slot.look_s = LOOK_S if timeout_s > 4 * LOOK_S else max(timeout_s / 4, 0.002)
     failure: BaseException | None = None
-    outcome: T
     # Before the deadline is set: where TimeUp lands in an Event, its lock may stay held for ever.
     slot.busy = True
     if watch.asleep or not slot.known:
         watch.rouse(slot)
+    now = time.monotonic
     try:
-        slot.deadline = time.monotonic() + timeout_s
-        outcome = call()
+        for arguments in calls:
+            slot.deadline = now() + timeout_s
+            outcomes.append(function(*arguments))
     except TimeUp:
         pass
     except BaseException as error:
@@ -148,11 +157,11 @@ def within(timeout_s: float, call: Callable[[], T]) -> T:
         except TimeUp:
             continue
     slot.busy = False
+    if failure is None and not slot.fired:
+        return outcomes
     try:
-        if slot.fired:
+        if slot.fired or failure is None:
             raise OutOfTime
-        if failure is not None:
-            raise failure
-        return outcome
+        raise failure
     finally:
         del failure

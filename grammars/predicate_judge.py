@@ -55,30 +55,39 @@ class Judge:
         if not texts or (not complete and not self.judges_prefixes):
             return [True] * len(texts)
         if self._pool is not None:
-            verdicts = self._ask_pool(texts, complete)
-        elif self.batched:
-            verdicts = [*self._here(texts, complete)]
-        else:
-            verdicts = [verdict for text in texts for verdict in self._here([text], complete)]
-        return verdicts
+            return self._ask_pool(texts, complete)
+        # What one call is shown: all texts, or one.
+        shown: Sequence[Any] = [list(texts)] if self.batched else texts
+        calls = [(each, complete) for each in shown] if self.judges_prefixes else [(each,) for each in shown]
+        returned = self._call(calls)
+        if self.batched:
+            return self._checked(_verdicts(returned[0], len(texts)), texts)
+        if not all(verdict is True or verdict is False for verdict in returned):
+            return [self._checked(_verdict(verdict), [text])[0] for verdict, text in zip(returned, texts)]
+        return returned
 
-    def _here(self, texts: Sequence[str], complete: bool) -> list[bool]:
-        """Ask in this process, for all texts in one box."""
+    def _call(self, calls: list[tuple[Any, ...]]) -> list[Any]:
+        """Ask in this process, each call in its box."""
+        # The very first may have to import what the function needs.
         box = max(FIRST_CALL_S, self.timeout_s) if self._fresh else self.timeout_s
-        # The very first call may have to import what the function needs.
         self._fresh = False
-        shown = list(texts) if self.batched else texts[0]
-        more = (complete,) if self.judges_prefixes else ()
+        returned: list[Any] = []
         try:
-            returned = within(box, lambda: self.function(shown, *more))
+            return within(box, self.function, calls, returned)
         except OutOfTime:
             raise PredicateError(
-                f"{self} took longer than {box:g} s for {_these(texts)} (complete={complete}); make it quicker, raise timeout_s, "
-                "or give processes=1: what hangs in C can only be ended with its process"
+                f"{self} took longer than {box:g} s for {self._asked(calls, returned)}; make it quicker, raise timeout_s, or give "
+                "processes=1: what hangs in C can only be ended with its process"
             ) from None
         except Exception as error:
-            raise PredicateError(f"{self} {_told(error)}, for {_these(texts)} (complete={complete})") from error
-        verdicts = _verdicts(returned, len(texts)) if self.batched else _verdict(returned)
+            raise PredicateError(f"{self} {_told(error)}, for {self._asked(calls, returned)}") from error
+
+    def _asked(self, calls: list[tuple[Any, ...]], returned: list[Any]) -> str:
+        """The call that failed, after those that returned."""
+        shown, *more = calls[min(len(returned), len(calls) - 1)]
+        return f"{_these(shown if self.batched else [shown])} (complete={more[0] if more else True})"
+
+    def _checked(self, verdicts: list[bool] | Failure, texts: Sequence[str]) -> list[bool]:
         if isinstance(verdicts, Failure):
             raise PredicateError(f"{self} {verdicts.reason}, for {_these(texts)}")
         return verdicts

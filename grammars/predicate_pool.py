@@ -13,6 +13,7 @@ import signal
 import socket
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -58,7 +59,10 @@ class Pool:
         self._lock = threading.Lock()
         self._workers: list[_Worker | None] = [None] * processes
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # Since Python 3.12 a fork beside other threads is warned of; what that means here is said above.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             _nursery(ours, theirs, serve)
         theirs.close()

@@ -34,7 +34,7 @@ class PredicateConstraint:
 class PredicateState:
     """The characters written so far, and the bytes of one begun."""
 
-    __slots__ = ("_constraint", "_pending", "_text", "_verdicts")
+    __slots__ = ("_constraint", "_pending", "_refused", "_text", "_verdicts")
 
     mask_is_exact = False
 
@@ -44,6 +44,7 @@ class PredicateState:
         self._pending = pending
         # Continuation -> whether it may come. Under "", which is none, whether the text so far is a member.
         self._verdicts: dict[str, bool] = {}
+        self._refused = False  # whether any of them was
 
     @property
     def is_complete(self) -> bool:
@@ -58,39 +59,47 @@ class PredicateState:
         return None
 
     def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
-        vocabulary = self._constraint.vocabulary
-        ids = tokens.tolist()
-        added = [self._added(vocabulary.bytes_of(t)) for t in ids]
-        self._ask([text for text in dict.fromkeys(added) if text and text not in self._verdicts])
-        verdicts = [
-            text is not None and (not text or self._verdicts[text])
-            if vocabulary.bytes_of(t)
-            else t == vocabulary.eos and self.is_complete
-            for t, text in zip(ids, added)
-        ]
+        vocabulary, known, pending = self._constraint.vocabulary, self._verdicts, self._pending
+        verdicts: list[Any] = []  # a bool, or the continuation that is still to be asked for
+        missing: dict[str, None] = {}
+        for t in tokens.tolist():
+            written = vocabulary.bytes_of(t)
+            if not written:
+                verdicts.append(t == vocabulary.eos and self.is_complete)
+                continue
+            try:
+                added = (pending + written).decode()
+            except UnicodeDecodeError as error:
+                if error.reason != "unexpected end of data":
+                    verdicts.append(False)
+                    continue
+                added = (pending + written)[: error.start].decode()
+            # Without a whole character more nothing is asked: this text was found good before.
+            verdict = known.get(added) if added else True
+            if verdict is None:
+                missing[added] = None
+            verdicts.append(added if verdict is None else verdict)
+        if missing:
+            self._ask([*missing])
+            verdicts = [self._verdicts[v] if isinstance(v, str) else v for v in verdicts]
         return np.array(verdicts, dtype=bool)
 
-    def _added(self, written: bytes) -> str | None:
-        """The whole characters that some bytes add: "" for none, which needs no asking; None where no text goes on so."""
-        try:
-            return split_characters(self._pending + written)[0]
-        except UnicodeDecodeError:
-            return None
-
     def _ask(self, texts: list[str]) -> None:
-        if not texts:
-            return
-        if len(self._verdicts) > REMEMBERED_VERDICTS:
-            complete = self._verdicts.get("")
-            self._verdicts.clear()
-            if complete is not None:
-                self._verdicts[""] = complete
+        known = self._verdicts
+        if len(known) > REMEMBERED_VERDICTS:
+            self._verdicts = known = {"": known[""]} if "" in known else {}
+            self._refused = False
         judge = self._constraint.judge
-        verdicts = judge.ask([self._text + added for added in texts], False)
-        self._verdicts.update(zip(texts, verdicts))
-        for added, verdict in zip(texts, verdicts):
-            if verdict and len(added) > 1:
-                check_consistent(judge, added, lambda prefix: self._verdicts.get(prefix) is False, self._text)
+        if self._text:
+            verdicts = judge.ask([self._text + added for added in texts], False)
+        else:
+            verdicts = judge.ask(texts, False)
+        known.update(zip(texts, verdicts))
+        self._refused = self._refused or not all(verdicts)
+        if self._refused:
+            for added, verdict in zip(texts, verdicts):
+                if verdict:
+                    check_consistent(judge, added, lambda prefix: known.get(prefix) is False, self._text)
 
     def advance(self, token: int) -> PredicateState:
         if token == self._constraint.vocabulary.eos:

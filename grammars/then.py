@@ -10,6 +10,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from grammars.choice_trie import packed
 from grammars.constraint import Constraint, ConstraintState, Language
 from grammars.errors import GrammarError
 from grammars.membership import after
@@ -171,6 +172,7 @@ class _Written:
         self.longer = np.searchsorted(-lengths, -np.arange(int(lengths.max(initial=0))), side="left")
         self.characters = np.zeros(vocabulary.size, np.int64)
         self.characters[self.tokens] = [_characters(vocabulary.tokens[t]) for t in tokens]
+        self.most = int(self.characters.max(initial=0))
 
 
 _WRITTEN: WeakKeyDictionary[Vocabulary, _Written] = WeakKeyDictionary()
@@ -189,12 +191,14 @@ class _Place:
     free       bool [V]: the text is free after the token as well
     gains      int64 [V]: by how many characters such a token lengthens what stands before the marker, wherever that comes
     enders     token -> how many characters it adds before the marker, and what it writes after it
+    goes_on    whether any of these writes something after it
     """
 
     following: memoryview
     free: np.ndarray
     gains: np.ndarray
     enders: Mapping[int, tuple[int, bytes]]
+    goes_on: bool
 
 
 class ThenConstraint:
@@ -250,7 +254,7 @@ class ThenConstraint:
             data = self.vocabulary.tokens[token]
             # The rest of a token may go wrong after the marker: that is the constraint's to say.
             enders[token] = int(_characters(data[:at]) - self.matched[m] + pending), data[at:]
-        return _Place(following.data, free, gains, enders)
+        return _Place(following.data, free, gains, enders, any(rest for _, rest in enders.values()))
 
     def admits(self, rest: bytes) -> bool:
         """Whether what a token writes after the marker may begin what follows."""
@@ -266,16 +270,14 @@ class ThenConstraint:
         """Where the bound is near the mask is made anew; elsewhere there is one for each state of the automaton."""
         place = self.place(state)
         room = None if self.bound is None else self.bound - free_characters
-        near = room is not None and room < int(self.written.characters.max()) + len(self.marker)
+        near = room is not None and room < self.written.most + len(self.marker)
         if not near and (kept := self._masks.get(state)) is not None:
             return kept
-        allowed = place.free if room is None else place.free & (place.gains <= room)
-        enders = [
-            token
-            for token, (gain, rest) in place.enders.items()
-            if (room is None or gain <= room) and (not rest or not self.inner.can_mask or self.admits(rest))
-        ]
-        mask = self.vocabulary.bitmask(np.concatenate([np.flatnonzero(allowed), np.array(enders, np.int64)]))
+        allowed = place.free.copy() if room is None else place.free & (place.gains <= room)
+        for token, (gain, rest) in place.enders.items():
+            if (room is None or gain <= room) and (not rest or not self.inner.can_mask or self.admits(rest)):
+                allowed[token] = True
+        mask = packed(allowed)
         if not near:
             self._masks[state] = mask
         return mask
@@ -297,7 +299,7 @@ class ThenState:
     def mask_is_exact(self) -> bool:
         """A constraint that can only test is not asked for every token that ends the marker and goes on."""
         constraint = self._constraint
-        return constraint.inner.can_mask or not any(rest for _, rest in constraint.place(self._state).enders.values())
+        return constraint.inner.can_mask or not constraint.place(self._state).goes_on
 
     def bitmask(self) -> np.ndarray:
         return self._constraint.mask(self._state, self._free_characters)
