@@ -17,7 +17,7 @@ from grammars.membership import is_member
 from grammars.registry import Example, grammar, language_from_spec
 from grammars.vocabulary import Vocabulary
 
-FILTERED_TEXTS = 1000
+FILTERED_TEXTS = 256
 
 
 @grammar("all")
@@ -28,7 +28,7 @@ class All(Language):
     The mask is the intersection of the masks there are; parts without a mask are tested on what it leaves. Each token of
     the mask is allowed by every part, but parts may disagree later, and a particle that runs into such a dead end dies; a
     sampler's weights stay right. Two kinds of conjunction have no dead ends, because they are one constraint inside:
-    regexes among themselves (/a+b/ & /a+c/ is unsatisfiable at once), and a choice of up to 1,000 texts with whatever
+    regexes among themselves (/a+b/ & /a+c/ is unsatisfiable at once), and a choice of up to 256 texts with whatever
     gives a mask (the texts that the others refuse are left out beforehand). All others may have: a JSON Schema with a
     regex, a grammar with a grammar, anything with a predicate.
     """
