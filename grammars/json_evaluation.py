@@ -235,7 +235,7 @@ class Plan:
     ) -> Verdicts:
         """The verdicts on an array or object so far.
 
-        count, started  members that have ended, and that have begun
+        count, started  members that have ended (of an object: that are named), and that have begun
         present         bits of the watched keys it has
         failed          bits of the nodes that a member, a name or a repeated item has made invalid
         counts          by node: how many items `contains` has found
@@ -259,7 +259,7 @@ class Plan:
             if present & key:
                 missing |= names & ~present
         most = node.max_properties
-        if most is not None and (started > most or count + missing.bit_count() > max(most, started)):
+        if most is not None and max(started, count + missing.bit_count()) > most:
             return INVALID
         if not closed:
             settled = not missing and count >= node.min_properties and _settles(node)

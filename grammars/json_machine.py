@@ -26,8 +26,6 @@ _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _DIGITS = re.compile(rb"[0-9+\-.eE]*")
 _BEGUN_NUMBER = re.compile(rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*|(?:\.[0-9]+)?(?:[eE](?:[+-]?[0-9]*)?)?)?)?")
 _WHOLE_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-# More digits of such an exponent only make the number larger.
-_OVERFLOWING = re.compile(rb"[^eE]*[1-9][^eE]*[eE]\+?[0-9]+")
 _LITERALS = {0x74: (b"true", True), 0x66: (b"false", False), 0x6E: (b"null", None)}
 _ESCAPES = {0x22: '"', 0x5C: "\\", 0x2F: "/", 0x62: "\b", 0x66: "\f", 0x6E: "\n", 0x72: "\r", 0x74: "\t"}
 _HEX = frozenset(b"0123456789abcdefABCDEF")
@@ -95,7 +93,9 @@ class _Frame:
         failed, counts, unevaluated = self.failed | refused, self.counts, self.unevaluated
         if member is not None and member.links:
             failed, counts, unevaluated = _told(member, verdicts, failed, counts, unevaluated, False)
-        return plan.container(self.kind, self.count, started, False, self.present, failed, counts, unevaluated, None)
+        # A member of an object counts from its name on.
+        count = started if member is not None and self.kind == OBJECT else self.count
+        return plan.container(self.kind, count, started, False, self.present, failed, counts, unevaluated, None)
 
 
 def _told(
@@ -205,7 +205,7 @@ class JsonState:
                     self.text += found[0]
                     if len(self.text) > LONGEST_NUMBER or not _BEGUN_NUMBER.fullmatch(self.text):
                         return False
-                    if _OVERFLOWING.fullmatch(self.text) and math.isinf(float(self.text)):
+                    if _overflows(self.text):
                         return False
                 elif not self._end_number():
                     return False
@@ -513,12 +513,19 @@ class JsonState:
         return (inside[:-2],) if byte is None or closes else (b"",)
 
 
+def _overflows(text: bytes) -> bool:
+    """Whether a number begun is beyond a double already: more digits of its exponent only make it larger."""
+    _, _, exponent = text.lower().partition(b"e")
+    return exponent.lstrip(b"+").isdigit() and math.isinf(float(text))
+
+
 def _has_double(text: bytes) -> bool:
     """Whether a number with a fraction or an exponent is within a double's range: readers would make it infinite, or zero."""
     if text.lstrip(b"-").isdigit():
         return True
     double = float(text)
-    return not math.isinf(double) and (double != 0 or not re.match(rb"[^eE]*[1-9]", text))
+    mantissa, _, _ = text.lower().partition(b"e")
+    return not math.isinf(double) and (double != 0 or not mantissa.strip(b"-0."))
 
 
 def _escape(data: bytes, at: int) -> tuple[str, int]:

@@ -32,10 +32,18 @@ _STRUCTURE = frozenset(
     }
 )
 _ASSERTIONS = frozenset(
-    ["type", "enum", "const", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "pattern", "format", "items", "prefixItems", "additionalItems", "minItems", "maxItems", "uniqueItems", "contains", "minContains", "maxContains", "unevaluatedItems", "properties", "patternProperties", "additionalProperties", "required", "minProperties", "maxProperties", "propertyNames", "dependentRequired", "dependentSchemas", "dependencies", "unevaluatedProperties", "allOf", "anyOf", "oneOf", "not", "if", "then", "else", "$ref", "$dynamicRef", "$recursiveRef"]
+    """
+    type enum const minimum maximum exclusiveMinimum exclusiveMaximum multipleOf minLength maxLength pattern format items
+    prefixItems additionalItems minItems maxItems uniqueItems contains minContains maxContains unevaluatedItems properties
+    patternProperties additionalProperties required minProperties maxProperties propertyNames dependentRequired
+    dependentSchemas dependencies unevaluatedProperties allOf anyOf oneOf not if then else $ref $dynamicRef $recursiveRef
+    """.split()  # noqa: SIM905
 )
 _AT_END = frozenset(
-    ["required", "minItems", "minProperties", "contains", "minContains", "minLength", "multipleOf", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "dependentRequired"]
+    """
+    required minItems minProperties contains minContains minLength multipleOf minimum maximum exclusiveMinimum
+    exclusiveMaximum dependentRequired
+    """.split()  # noqa: SIM905
 )
 
 

@@ -60,8 +60,10 @@ JSON = [
     '{"a":1,"A":{}}',
 ]
 NO_JSON = [
-    "", " 1", "1 ", "01", "+1", "1.", ".5", "1e", "-", "nul", "tru e", "[1,]", "[,1]", "{,}", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}",
-    '"\n"', '"\\x"', '"\\ud800"', '"\\udc00"', '"\\ud800\\u0041"', '"\\u12g4"', "[1", "[1}", '"a', "NaN", "Infinity", "[1 2]", '{"a":1,"a":2}',
+    "", " 1", "1 ", "01", "+1", "1.", ".5",
+    "1e", "-", "nul", "tru e", "[1,]", "[,1]", "{,}", '{"a"}', '{"a":}', '{"a":1,}', "{a:1}",
+    '"\n"', '"\\x"', '"\\ud800"', '"\\udc00"', '"\\ud800\\u0041"', '"\\u12g4"', "[1", "[1}", '"a', "NaN",
+    "Infinity", "[1 2]", '{"a":1,"a":2}',
     '{"a":1,"\\u0061":2}', "1e400", "1.5e-400", "9" * 5000,
 ]  # fmt: skip
 
@@ -253,7 +255,7 @@ def test_the_cost_of_a_token_does_not_grow_with_the_text():
         "patternProperties": {"^k": {"type": "array", "uniqueItems": True, "contains": {"const": 1}}},
         "unevaluatedProperties": False,
     }
-    for open_with, member in ((b"{", '"k%d":[1,2]'), (b'{"k":[1', ",%d9")):
+    for open_with, member in ((b"{", '"k%d":[1,2]'), (b'{"k":[1', ",2%d")):
         state = before(schema).read(open_with)
         assert state is not None
         costs = []
