@@ -51,6 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--sample-values", type=int, default=0, help="values of every column shown in the prompt")
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--forward-column", type=int, default=0, help="the option of Sql")
     parser.add_argument("--arms", nargs="*", help="names of arms; all of them by default")
     parser.add_argument("--show", action="store_true", help="print every answer")
@@ -113,6 +114,7 @@ def _arm(
             max_tokens=MAX_TOKENS,
             truncate=free,
             seed=options.seed,
+            temperature=options.temperature,
             progress=False,
             **arm,
         )
@@ -142,7 +144,7 @@ def _arm(
                 say(
                     f"  {'+' if best is not None and right[best] else '-'} {question.text}\n      {question.gold}\n      {best}"
                 )
-                if answer.error:
+                if answer.error or free:
                     say(f"      {answer.error}\n      {answer.texts[:3]}")
     count = len(questions)
     result = {
@@ -206,8 +208,13 @@ def _same(gold: str, wanted: list[tuple[Any, ...]], got: list[tuple[Any, ...]] |
 def _checks(questions: list[Question], languages: dict[Path, Sql], engine: Any) -> dict[str, float]:
     """Time of one test of the next token, of one mask, and of compiling, along the gold queries as the tokenizer writes them."""
     vocabulary, tokenizer = engine.vocabulary, engine.tokenizer
-    compile_ms, check_us, mask_us, end_us = [], [], [], []
+    compile_ms: list[float] = []
+    check_us: list[float] = []
+    mask_us: list[float] = []
+    end_us: list[float] = []
     accepted = 0
+    # The vocabulary's trie is made once a model.
+    next(iter(languages.values())).compile(vocabulary)
     for language in languages.values():
         begun = time.perf_counter()
         language.compile(vocabulary)

@@ -20,6 +20,7 @@ from grammars.sql_scope import Frame, Names
 from grammars.vocabulary import Vocabulary
 
 REMEMBERED_VERDICTS = 4096
+PATIENCE = 16
 
 _DEFAULTS: dict[str, Any] = {
     "check_types": True,
@@ -161,18 +162,20 @@ class Sql(Language):
         return SqlConstraint(self, self._opened, vocabulary)
 
     def prompt(self, question: str, sample_values: int = 0, max_chars: int = 6000) -> str:
-        """The schema as CREATE TABLE statements and the question, for a model to answer with a query.
+        """The schema as CREATE TABLE statements, two questions with their queries, and the question: for a model to go on from.
 
         sample_values  values of every column to show, at most 10
         max_chars      of the whole: samples go first, then types, then tables, and the prompt says so
         """
-        from grammars.sql_prompt import prompt_for
+        from grammars.sql_prompt import completion
 
-        return prompt_for(self.database, self._opened, question, sample_values, max_chars)
+        return completion(self.database, self._opened, question, sample_values, max_chars)
 
     def messages(self, question: str, sample_values: int = 0, max_chars: int = 6000) -> list[dict[str, str]]:
-        """The same as chat messages."""
-        return [{"role": "user", "content": self.prompt(question, sample_values, max_chars)}]
+        """The same as a conversation, for a model with a chat template."""
+        from grammars.sql_prompt import conversation
+
+        return conversation(self.database, self._opened, question, sample_values, max_chars)
 
 
 class SqlConstraint:
@@ -218,7 +221,7 @@ class SqlConstraint:
 class SqlState:
     """A place in the grammar, a place among the names, and the text so far."""
 
-    __slots__ = ("_begun", "_complete", "_constraint", "_frame", "_guided", "_text")
+    __slots__ = ("_begun", "_complete", "_constraint", "_firsts", "_frame", "_guided", "_tested", "_text")
 
     mask_is_exact = False
 
@@ -231,6 +234,8 @@ class SqlState:
         self._begun = begun
         self._text = text
         self._complete: bool | None = None
+        self._tested = 0
+        self._firsts: dict[bytes, bool] = {}
 
     @property
     def is_complete(self) -> bool:
@@ -247,11 +252,23 @@ class SqlState:
 
     def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
         verdicts = np.ones(len(tokens), dtype=bool) if masked else self._guided.accepts(tokens)
-        vocabulary, feed = self._constraint.vocabulary, self._constraint.reader.feed
+        bytes_of = self._constraint.vocabulary.bytes_of
         for k in np.flatnonzero(verdicts).tolist():
-            written = vocabulary.bytes_of(int(tokens[k]))
-            verdicts[k] = feed(self._frame, self._begun, written) is not None if written else self.is_complete
+            written = bytes_of(int(tokens[k]))
+            verdicts[k] = self._may_go_on(written) if written else self.is_complete
         return verdicts
+
+    def _may_go_on(self, written: bytes) -> bool:
+        feed = self._constraint.reader.feed
+        self._tested += 1
+        if self._tested > PATIENCE:
+            # Many candidates have been refused here: that no text goes on with some byte is found out once for all tokens.
+            first = written[:1]
+            if first not in self._firsts:
+                self._firsts[first] = feed(self._frame, self._begun, first) is not None
+            if not self._firsts[first]:
+                return False
+        return feed(self._frame, self._begun, written) is not None
 
     def advance(self, token: int) -> SqlState:
         constraint = self._constraint

@@ -47,7 +47,7 @@ _CONSTANTS = {
     "null": ANY, "true": BOOL | NUMBER, "false": BOOL | NUMBER,
     "current_date": TIME | TEXT, "current_time": TIME | TEXT, "current_timestamp": TIME | TEXT,
 }  # fmt: skip
-_BEGINNINGS = (*OPERAND_WORDS, "when")
+_BEGINNINGS = OPERAND_WORDS | {"when"}
 _AFTER_ALIAS = (*CLAUSE_WORDS, "on", "offset")
 _AFTER_OPERAND = (
     *(KEYWORDS - OPERAND_WORDS - {"when", "then", "else", "end"}),
@@ -68,6 +68,10 @@ class Reader:
         functions = names.functions
         self._everywhere = tuple(name for name, one in functions.items() if one.role in ("scalar", "either"))
         self._functions = tuple(functions)
+        words = {"not", "exists", "case", "cast", *_CONSTANTS} | (
+            {"extract", "interval"} if names.dialect.casts else set()
+        )
+        self._operand_words = tuple(sorted(words))
 
     def feed(self, frame: Frame, begun: bytes, data: bytes) -> tuple[Frame, bytes] | None:
         """The place after some more bytes; None where they cannot be the beginning of a query in scope."""
@@ -121,7 +125,7 @@ class Reader:
             if follower == b"(" and low in self.names.functions:
                 return self._call(frame, low)
             if low in _BEGINNINGS and follower != b".":
-                return _KEYWORDS[low](self, frame, low)
+                return _KEYWORDS[low](self, frame, low) if low in self._words_here(frame) else None
             return self._name(frame, self.names.key(word, False), follower, False)
         if expect == AFTER and low in KEYWORDS:
             return _KEYWORDS[low](self, frame, low)
@@ -139,14 +143,18 @@ class Reader:
 
     def _is_string(self, frame: Frame, quote: bytes, name: str, follower: bytes) -> bool:
         """Whether a double-quoted text is a string: in SQLite one that names no column, where a value is compared with it."""
-        dialect = self.names.dialect
-        if quote != b'"' or not dialect.double_quoted_strings or follower == b".":
+        if follower == b"." or not self._may_be_string(frame, quote):
             return False
-        if '"' not in dialect.quotes:
+        if '"' not in self.names.dialect.quotes:
             return True
-        if not (frame.comparing or frame.kind == "list" or frame.last in ("like", "glob", "between", "compare")):
-            return False
         return all(known != name for known, _ in candidates(frame, self.names, None))
+
+    def _may_be_string(self, frame: Frame, quote: bytes) -> bool:
+        dialect = self.names.dialect
+        if quote != b'"' or not dialect.double_quoted_strings:
+            return False
+        compared = frame.comparing or frame.kind == "list" or frame.last in ("like", "glob", "between", "compare")
+        return bool(compared) or '"' not in dialect.quotes
 
     def _name(self, frame: Frame, name: str, follower: bytes, quoted: bool) -> Frame | None:
         expect = frame.expect
@@ -187,10 +195,12 @@ class Reader:
                 expect=NOTHING, last="alias"
             )
         # An alias that is another table's name would leave it open what `table.column` means before FROM is read.
-        last = query.sources[-1]
+        *others, last = query.sources
         if name in self.names.tables and last.relation is not self.names.tables[name]:
             return None
-        if self._is_taken(frame, name):
+        if self._is_taken(frame, name) or any(other.alias == name for other in others):
+            return None
+        if any(ref.qualifier == name and ref.name not in last.relation.columns for ref in query.pending):
             return None
         return with_query(frame, sources=(*query.sources[:-1], Source(name, last.relation))).but(
             expect=NOTHING, last="alias"
@@ -518,7 +528,7 @@ class Reader:
         elif lexeme.kind == QUOTED:
             if expect in (COLUMN, TABLE, USING):
                 return self._may_be_named(frame, unquoted(text), quoted=True)
-            if expect == OPERAND and text[:1] != b'"':
+            if expect == OPERAND and not self._may_be_string(frame, text[:1]):
                 return self._may_be_named(frame, unquoted(text), quoted=True)
         elif lexeme.kind == NUMERAL:
             return expect == NOTHING or self._may_count(frame, text.rstrip(b"."))
@@ -551,6 +561,24 @@ class Reader:
                 return True
         return False
 
+    def _words_here(self, frame: Frame) -> tuple[str, ...]:
+        """The keywords that may stand where an operand is expected."""
+        begins = frame.left < 0 and not frame.last
+        match frame.kind:
+            case "paren" if begins and frame.up is not None and frame.up.expect != OPERAND:
+                return ("select",)
+            case "paren" | "list" if begins and frame.commas == 0:
+                return ("select", *self._operand_words)
+            case "call" if begins and frame.commas == 0 and not frame.distinct:
+                return ("distinct", *self._operand_words)
+            case "case" if begins:
+                return ("when", *self._operand_words)
+            case "query" if frame.query.clause == "begin":
+                return ("select", "all") if frame.query.arms > 1 else ("select", "with")
+            case "query" if begins and frame.query.clause == "items" and not frame.query.outputs:
+                return ("distinct", "all", *self._operand_words)
+        return self._operand_words
+
     def _may_be_named(self, frame: Frame, word: str, quoted: bool) -> bool:
         names, expect = self.names, frame.expect
         key = names.key(word, quoted)
@@ -568,7 +596,7 @@ class Reader:
             own = frame.qualifier in names.tables
             return not own and len(key) <= names.forward_column and hopes_for_names(frame)
         if not quoted:
-            if any(name.startswith(key) for name in _BEGINNINGS):
+            if any(name.startswith(key) for name in self._words_here(frame)):
                 return True
             clause = innermost_query(frame).query.clause
             functions = self._everywhere if clause in _NO_AGGREGATES else self._functions

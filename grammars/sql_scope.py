@@ -161,7 +161,8 @@ class Names:
 
     def key(self, name: str, quoted: bool) -> str:
         """What makes two spellings the same name."""
-        return name if quoted and self.dialect.folds_case else name.lower()
+        # Of bytes `lower` folds ASCII alone, as the databases do.
+        return name if quoted and self.dialect.folds_case else name.encode().lower().decode()
 
     @cached_property
     def table_names(self) -> tuple[str, ...]:

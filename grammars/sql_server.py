@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import GrammarError
-from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table
+from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table, kinds_of_type
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
@@ -101,6 +101,8 @@ def read_schema(url: str) -> Schema:
     engine = open_engine(url)
     with connect(engine, EXPLAIN_MS) as connection:
         try:
+            if engine.dialect.name == "duckdb":
+                return _duckdb_schema(connection)
             inspector = sqlalchemy.inspect(connection)
             views = inspector.get_view_names()
             names = [name for name in inspector.get_table_names() if name not in views]
@@ -151,6 +153,37 @@ def _table(inspector: Any, name: str, is_view: bool) -> Table:
             ForeignKey(tuple(key["constrained_columns"]), key["referred_table"], tuple(key["referred_columns"]))
             for key in inspector.get_foreign_keys(name)
         ),
+    )
+
+
+def _duckdb_schema(connection: Connection) -> Schema:
+    """From DuckDB's own catalogue: its SQLAlchemy dialect asks PostgreSQL's, of which DuckDB has a part."""
+    here = "schema_name = current_schema() AND database_name = current_database()"
+    columns: dict[str, list[Column]] = {}
+    for table, name, declared in connection.exec_driver_sql(
+        f"SELECT table_name, column_name, data_type FROM duckdb_columns() WHERE {here} AND NOT internal ORDER BY column_index"
+    ):
+        columns.setdefault(table, []).append(Column(name, declared, kinds_of_type(declared)))
+    views = {
+        row[0]
+        for row in connection.exec_driver_sql(f"SELECT view_name FROM duckdb_views() WHERE {here} AND NOT internal")
+    }
+    primary: dict[str, tuple[str, ...]] = {}
+    foreign: dict[str, list[ForeignKey]] = {}
+    for table, kind, names, to_table, to_names in connection.exec_driver_sql(
+        "SELECT table_name, constraint_type, constraint_column_names, referenced_table, referenced_column_names "
+        f"FROM duckdb_constraints() WHERE {here} ORDER BY constraint_index"
+    ):
+        if kind == "PRIMARY KEY":
+            primary[table] = tuple(names)
+        elif kind == "FOREIGN KEY":
+            foreign.setdefault(table, []).append(ForeignKey(tuple(names), to_table, tuple(to_names)))
+    order = sorted(columns, key=lambda table: table in views)
+    return Schema(
+        tuple(
+            Table(table, tuple(columns[table]), primary.get(table, ()), tuple(foreign.get(table, ())), table in views)
+            for table in order
+        )
     )
 
 

@@ -18,8 +18,8 @@ from grammars.errors import ReweighError
 
 CELL_WIDTH = 60
 FORMATS = ("table", "csv", "json", "jsonl")
-# For the process to start and to say what happened, beside the query's own time.
-START_S = 5.0
+# For the process to start, to connect and to say what happened, beside the query's own time.
+START_S = 20.0
 
 
 class ExecutionError(ReweighError):
@@ -68,8 +68,8 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
 
     SQLite: the file is opened read-only, an authorizer lets statements read and call functions and nothing else (ATTACH,
     VACUUM INTO and PRAGMA are refused), values are bounded, temporary tables stay in bounded memory. Other databases: a
-    read-only transaction that is rolled back, one statement of SELECT form, a time limit of the server's own; what functions
-    the account may call is the account's business.
+    read-only transaction that is rolled back, one statement of SELECT form that calls well-known functions only (none that
+    reads the server's files), a time limit of the server's own. Give an account that may do no more than read all the same.
     Raises ExecutionError, ExecutionTimeout.
     """
     limits = limits or Limits()

@@ -30,7 +30,6 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (space, space))
     # Nobody handles this signal, so the kernel ends the process, whatever native code is at work.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
     try:
         _emit(_capped(*_run(request), request))
     except MemoryError:
@@ -76,6 +75,7 @@ def _run_sqlite(path: Path, request: dict[str, Any]) -> Rows:
     allow_only_reading(connection)
     connection.text_factory = lambda data: data.decode(errors="replace")
     try:
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         cursor = connection.execute(request["query"])
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _of_sqlite(error) from error
@@ -108,6 +108,7 @@ def _run_server(request: dict[str, Any]) -> Rows:
         raise _Refused(f"{reason}: one SELECT that only reads is run, nothing else")
     connection = connect(open_engine(request["database"]), int(1000 * request["timeout_s"]))
     try:
+        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
         columns, found = read_rows(connection, request["query"])
     except sqlalchemy.exc.DBAPIError as error:
         raise _Failed(str(error.orig).strip()) from error

@@ -1,0 +1,347 @@
+"""SQL against live SQLite databases: every gold query of Spider's, what is refused and where, schemas, errors."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sqlite3
+from functools import cache
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from grammars.errors import GrammarError
+from grammars.registry import compile_cached, language_from_spec
+from grammars.sql import Sql, SqlConstraint
+from grammars.sql_schema import NUMBER, TEXT, TIME
+from tests.grammars.small import SMALL, by_bytes, is_member
+
+
+@cache
+def constraint_of(path: Path, **options: int) -> SqlConstraint:
+    constraint = compile_cached(Sql(str(path), **options), SMALL)
+    assert isinstance(constraint, SqlConstraint)
+    return constraint
+
+
+@pytest.fixture(scope="module")
+def questions(data: Path) -> list[tuple[Path, str]]:
+    """Database and gold query of each question."""
+    rows = [json.loads(line) for line in (data / "sql" / "questions.jsonl").read_text().splitlines()]
+    return [(data / "sql" / "database" / row["db_id"] / f"{row['db_id']}.sqlite", row["query"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def singers(data: Path) -> SqlConstraint:
+    return constraint_of(data / "sql" / "database" / "concert_singer" / "concert_singer.sqlite")
+
+
+def refused_at(constraint: SqlConstraint, text: str) -> int | None:
+    """How many bytes of a text are taken before one is refused; its length where only the end is; None for a member."""
+    written, ids = SMALL.by_bytes
+    state, data = constraint.start(), text.encode()
+    for k in range(len(data)):
+        token = ids[written.index(data[k : k + 1])]
+        if not state.accepts(np.array([token]))[0]:
+            return k
+        state = state.advance(token)
+    return None if state.is_complete else len(data)
+
+
+def test_every_gold_query_is_accepted_token_by_token(questions, vocabulary, tokenizer):
+    assert len(questions) == 100
+    for path, query in questions:
+        state = compile_cached(Sql(str(path)), vocabulary).start()
+        for token in tokenizer(query, add_special_tokens=False)["input_ids"]:
+            assert state.accepts(np.array([token]))[0], (query, vocabulary.bytes_of(token))
+            mask = state.bitmask()
+            assert mask is not None and mask[token >> 5] >> (token & 31) & 1
+            state = state.advance(token)
+        assert state.is_complete, query
+
+
+def test_changed_gold_queries_are_never_accepted_where_the_database_refuses_them(questions):
+    """Words of gold queries exchanged for others, lost or doubled: nearly all bad ones are refused without asking SQLite."""
+    random = Random(1)
+    bad = early = good = accepted_good = 0
+    for path, query in questions:
+        constraint = constraint_of(path)
+        names = [name for table in Sql(str(path)).schema.tables for name in (table.name, *(c.name for c in table.columns))]
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        for _ in range(3):
+            changed = changed_query(query, names, random)
+            try:
+                connection.execute("EXPLAIN " + changed)
+                compiles = True
+            except (sqlite3.Error, sqlite3.Warning):
+                compiles = False
+            state = by_bytes(constraint, changed.encode())
+            if compiles:
+                good += 1
+                accepted_good += state is not None and state.is_complete
+                continue
+            bad += 1
+            assert state is None or not state.is_complete, changed
+            early += state is None or not constraint.reader.finish(state._frame, state._begun)
+        connection.close()
+    assert bad > 100 and early >= 0.99 * bad
+    # What compiles and is refused all the same compares a name with a number, takes a column for a string, and the like.
+    assert accepted_good >= 0.5 * good
+
+
+def changed_query(query: str, names: list[str], random: Random) -> str:
+    words = list(re.finditer(r"[A-Za-z_][\w.]*|[()*,]", query))
+    word = random.choice(words)
+    match random.randrange(4):
+        case 0:
+            put = random.choice(names)
+        case 1:
+            put = random.choice(["nosuch", "count(*)", "3", "'x'", "DISTINCT", ",", ")"])
+        case 2:
+            put = ""
+        case _:
+            put = f"{word[0]}, {word[0]}"
+    return query[: word.start()] + put + query[word.end() :]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT name, row_number() OVER (PARTITION BY country ORDER BY age DESC) AS r FROM singer",
+        "WITH x AS (SELECT name, age FROM singer), y AS (SELECT * FROM x) SELECT y.name FROM y JOIN x ON y.age = x.age",
+        "WITH x(a, b) AS (SELECT name, age FROM singer) SELECT a FROM x WHERE b > 3",
+        "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < 5) SELECT n FROM c",
+        "SELECT country, count(*) AS n FROM singer GROUP BY country HAVING n > 2 ORDER BY n DESC, country LIMIT 3 OFFSET 1",
+        "SELECT avg(x.age) FROM (SELECT age FROM singer) AS x WHERE x.age > 2",
+        "SELECT name FROM (SELECT name, age + 1 AS later FROM singer) WHERE later > 30 ORDER BY later",
+        "SELECT name FROM singer WHERE age > (SELECT avg(age) FROM singer)",
+        "SELECT s.name FROM singer s WHERE EXISTS (SELECT 1 FROM singer_in_concert c WHERE c.singer_id = s.singer_id)",
+        "SELECT T1.name, (SELECT count(*) FROM concert WHERE concert.stadium_id = T1.stadium_id) FROM stadium AS T1",
+        "SELECT T1.name FROM singer T1 WHERE T1.age IN (SELECT T1.capacity FROM stadium T1 WHERE T1.name LIKE 'A%')",
+        "SELECT stadium_id, theme FROM stadium JOIN concert USING (stadium_id)",
+        "SELECT stadium_id FROM stadium NATURAL JOIN concert",
+        "SELECT concert_name FROM stadium s LEFT OUTER JOIN concert c ON s.stadium_id = c.stadium_id CROSS JOIN singer",
+        "SELECT CASE WHEN age > 30 THEN 'old' ELSE 'young' END AS c, count(*) FROM singer GROUP BY c",
+        "SELECT CASE country WHEN 'France' THEN 1 END FROM singer",
+        "SELECT CAST(age AS TEXT) || name FROM singer WHERE name NOT LIKE 'A%' AND age NOT BETWEEN 20 AND 40",
+        "SELECT name FROM singer WHERE name IS NOT NULL AND NOT (age > 3 OR age = -1)",
+        "SELECT max(age) - min(age), sum(age) / count(*) FROM singer",
+        "SELECT max(age, 3) FROM singer WHERE max(age, 3) > 2",
+        "SELECT max(count(*), 3) FROM singer",
+        "SELECT sum(age) OVER (ORDER BY age ROWS BETWEEN 2 PRECEDING AND CURRENT ROW) FROM singer",
+        "SELECT count(*) FILTER (WHERE age > 3) FROM singer",
+        "SELECT *, s.name FROM singer s, stadium WHERE s.name = stadium.name",
+        'SELECT "Name", `age` FROM "singer" WHERE country IN (\'France\', "US")',
+        "SELECT name FROM singer WHERE name = 'it''s' OR song_name = 'é'",
+        "SELECT year FROM concert WHERE year = 2014 OR year = '2014'",
+        "SELECT (SELECT count(*) FROM singer) - (SELECT count(*) FROM stadium);",
+        "SELECT name AS n FROM singer UNION ALL SELECT name FROM stadium ORDER BY n",
+        "SELECT a.name, b.name FROM singer a JOIN singer b ON a.country = b.country AND a.age < b.age",
+        "SELECT singer.name FROM singer\n  WHERE\n  (age) > (3)",
+        "SELECT strftime('%Y', 'now'), date('now')",
+        "SELECT group_concat(DISTINCT name) FROM singer ORDER BY count(*)",
+    ],
+)
+def test_what_sql_can_say_is_accepted(singers: SqlConstraint, query: str):
+    assert refused_at(singers, query) is None
+    assert is_member(singers, " " + query.replace(" FROM ", "\nfrom   "))
+
+
+@pytest.mark.parametrize(
+    ("taken", "refused"),
+    [
+        ("SELECT", "name FROM singer"),
+        ("SELECT foo", " FROM singer"),
+        ("SELECT singer.nam", " FROM singer"),
+        ("SELECT T1.", "foo FROM singer AS T1"),
+        ("SELECT name FROM ", "nosuch"),
+        ("SELECT name FROM s", "qlite_master"),
+        ("SELECT name FROM singer WHERE ca", "pacity > 3"),
+        ("SELECT name FROM concert ", "WHERE year = 2014"),
+        ("SELECT name FROM singer JOIN stadium O", "N age = capacity"),
+        ("SELECT name FROM singer WHERE name > ", "3.5"),
+        ("SELECT name FROM singer WHERE age = '", "abc'"),
+        ("SELECT name FROM singer WHERE age BETWEEN '", "a' AND 'b'"),
+        ("SELECT name FROM singer WHERE age IN (1, '", "a')"),
+        ("SELECT name FROM singer WHERE 3 < ", "name AND 1 = 1"),
+        ("SELECT name FROM singer H", "AVING age > 3"),
+        ("SELECT name FROM singer WHERE c", "ount(*) > 3"),
+        ("SELECT name FROM singer WHERE max(age", ") > 3"),
+        ("SELECT name FROM singer GROUP BY s", "um(age)"),
+        ("SELECT max(count(*)", ") FROM singer"),
+        ("SELECT name FROM singer WHERE r", "ow_number() OVER () > 3"),
+        ("SELECT sum(DISTINCT age) OVER", " () FROM singer"),
+        ("SELECT substr(name", ") FROM singer"),
+        ("SELECT length(name", ", age) FROM singer"),
+        ("SELECT load", "_extension('x')"),
+        ("SELECT name FROM singer ORDER BY ", "2"),
+        ("SELECT name FROM singer UNION SELECT name", ", age FROM singer"),
+        ("SELECT name, age FROM singer UNION SELECT name F", "ROM stadium"),
+        ("SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY ", "age"),
+        ("SELECT name FROM singer WHERE age IN (SELECT age", ", name FROM singer)"),
+        ("SELECT age FROM singer WHERE age > (SELECT name FROM singer", ")"),
+        ("SELECT name FROM singer s JOIN stadium s", " ON s.name = s.name"),
+        ("SELECT T1.name FROM concert AS T", "1 JOIN singer AS T2 ON 1 = 1"),
+        ("SELECT s.name FROM singer AS t ", "WHERE t.age > 3"),
+        ("SELECT stadium_id FROM stadium JOIN concert USING (", "name)"),
+        ("SELECT s.name FROM singer s WHERE EXISTS (SELECT 1 FROM concert WHERE s.c", "apacity > 3)"),
+        ("SELECT s.name FROM singer s JOIN (SELECT s.age FROM concert", ") x ON 1 = 1"),
+        ("SELECT x.age FROM (SELECT name FROM singer) AS x", " WHERE 1 = 1"),
+        ("WITH x AS (SELECT name FROM singer) SELECT age FROM x ", "WHERE 1 = 1"),
+        ("WITH singer", " AS (SELECT 1) SELECT 1 FROM singer"),
+        ("WITH x AS (SELECT 1), x", " AS (SELECT 2) SELECT 1 FROM x"),
+        ('SELECT "', 'nosuch" FROM singer'),
+        ("SELECT name FROM singer;", " DELETE FROM singer"),
+        ("SELECT name FROM singer ", "-- comment"),
+        ("SELECT name FROM singer ", "/* comment */"),
+        ("SELECT 1 -", "- 2"),
+        ("SELECT * ", "UNION SELECT * FROM singer"),
+        ("", "DELETE FROM singer"),
+        ("", "PRAGMA table_info(singer)"),
+        ("", "EXPLAIN SELECT 1"),
+        ("", "VALUES (1)"),
+    ],
+)
+def test_what_cannot_become_right_is_refused_early(singers: SqlConstraint, taken: str, refused: str):
+    """The first part is taken; somewhere in the second, before its end, the text is refused."""
+    at = refused_at(singers, taken + refused)
+    assert at is not None and len(taken) <= at < len(taken) + len(refused)
+
+
+def test_finished_queries_that_sqlite_refuses_are_not_members(singers: SqlConstraint):
+    for query in ("SELECT sum(a) FROM (SELECT count(*) AS a FROM singer)", "SELECT 1 LIMIT 2", "SELECT name FROM singer"):
+        assert (refused_at(singers, query) is None) == (singers._refusal(query) is None) or "a)" in query
+    assert refused_at(singers, "SELECT *") == len("SELECT *")
+    assert singers._refusal("SELECT name FROM singer; SELECT 1") is not None
+    assert singers._refusal("DELETE FROM singer") is not None
+
+
+def test_names_used_before_they_are_defined_are_an_option(data: Path):
+    path = data / "sql" / "database" / "concert_singer" / "concert_singer.sqlite"
+    query = "SELECT avg(cnt) FROM (SELECT count(*) AS cnt FROM singer GROUP BY country)"
+    assert refused_at(constraint_of(path), query) is not None
+    assert refused_at(constraint_of(path, forward_column=5), query) is None
+    assert refused_at(constraint_of(path, forward_column=5), query.replace("cnt)", "nct)")) is not None
+    aliased = "SELECT person.name FROM singer AS person"
+    assert refused_at(constraint_of(path), aliased) is not None
+    assert refused_at(constraint_of(path, forward_alias=6), aliased) is None
+    assert refused_at(constraint_of(path), "SELECT singer_2.name FROM singer AS singer_2") is None
+
+
+def test_comparisons_of_types_are_an_option():
+    schema = {"t": {"a": "TEXT", "n": "INTEGER"}}
+    strict, loose = (Sql(tables=schema, check_types=check).compile(SMALL) for check in (True, False))
+    for query in ("SELECT a FROM t WHERE a > 3.5", "SELECT a FROM t WHERE n = 'x'", "SELECT a FROM t WHERE a = n"):
+        assert not is_member(strict, query) and is_member(loose, query), query
+
+
+def test_kinds_of_sqlite_columns_come_from_types_values_and_keys(tmp_path: Path):
+    path = tmp_path / "k.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            """CREATE TABLE a (id INTEGER PRIMARY KEY, name TEXT, code TEXT, at DATETIME, mixed INTEGER, bare);
+            CREATE TABLE b (a_id TEXT REFERENCES a (id), note VARCHAR(9));
+            CREATE VIEW v AS SELECT name, id FROM a;
+            INSERT INTO a VALUES (1, 'x', '12', '2020-01-01', 'n/a', 1), (2, 'y 2', 'none', '2020-01-02', 3, 2)"""
+        )
+    connection.close()
+    schema = Sql(str(path)).schema
+    kinds = {(table.name, column.name): column.kinds for table in schema.tables for column in table.columns}
+    assert kinds["a", "name"] == TEXT and kinds["a", "code"] == TEXT | NUMBER and kinds["b", "note"] == TEXT
+    assert kinds["a", "at"] == TEXT | TIME and kinds["a", "mixed"] == TEXT | NUMBER
+    assert kinds["b", "a_id"] == kinds["a", "id"] == TEXT | NUMBER
+    assert [table.name for table in schema.tables if table.is_view] == ["v"]
+    assert schema.tables[1].foreign_keys[0].to_columns == ("id",)
+
+
+def test_names_that_need_quotes_are_written_with_them():
+    language = Sql(tables={"order": {"18 x": "TEXT", "group": "INTEGER", "é": "TEXT", 'say "a"': "TEXT", "last": "TEXT"}})
+    constraint = language.compile(SMALL)
+    for query in ('SELECT "18 x", `group`, "é", last FROM "order"', 'SELECT "say ""a""" FROM `ORDER` WHERE "group" = 1'):
+        assert is_member(constraint, query), query
+    for query in ('SELECT "18 x" FROM order', 'SELECT group FROM "order"', 'SELECT é FROM "order"', 'SELECT "É" FROM "order"'):
+        assert not is_member(constraint, query), query
+
+
+def test_a_schema_is_read_again_when_its_file_changes(tmp_path: Path):
+    path = tmp_path / "s.sqlite"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE t (a INTEGER)")
+    first = Sql(str(path))
+    assert Sql(str(path))._opened is first._opened
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE much_later (b TEXT)")
+    connection.close()
+    second = Sql(str(path))
+    assert [table.name for table in second.schema.tables] == ["t", "much_later"]
+    # The specs differ, so a constraint compiled for the old schema is not taken for the new one.
+    assert first.spec != second.spec and first.spec["sql"] == second.spec["sql"]
+    assert is_member(compile_cached(second, SMALL), "SELECT b FROM much_later")
+    assert language_from_spec(json.loads(json.dumps(second.spec))).spec == second.spec
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"database": "/nowhere/x.sqlite"}, "no SQLite file at /nowhere/x.sqlite: give the path"),
+        ({"database": __file__}, "cannot be read as a SQLite database"),
+        ({}, "give one of database, tables= and ddl="),
+        ({"database": "x", "ddl": "y"}, "give one of database"),
+        ({"tables": {}}, "tables must be an object such as"),
+        ({"tables": {"t": {}}}, "table 't' must list its columns"),
+        ({"tables": {"t": {"a": "INT); DROP TABLE x; --"}}}, "write a type such as INTEGER"),
+        ({"ddl": "CREATE TABLE t (a INT); ATTACH '/tmp/reweigh-never' AS x"}, "not authorized; only CREATE TABLE"),
+        ({"ddl": "SELECT 1"}, "the declared schema has no tables"),
+        ({"ddl": "CREATE TABL t"}, "CREATE statements are refused: near"),
+        ({"tables": {"t": {"a": "INT"}}, "dialect": "oracle"}, "dialect='oracle' is not supported; use one of sqlite"),
+        ({"tables": {"t": {"a": "INT"}}, "string_length": 10**6}, "string_length=1000000 must be a whole number from 0 to 1000"),
+        ({"database": "sqlite://"}, "names no file"),
+        ({"database": "no such ://"}, "neither a file nor an SQLAlchemy URL"),
+        ({"database": "snowflake://me:secret@x/y"}, r"me:\*\*\*@x/y: databases of kind 'snowflake' are not supported"),
+        ({"database": "postgresql+psycopg2://me:secret@x/y"}, r"me:\*\*\*@x/y: the driver 'psycopg2' is not installed"),
+        ({"database": "postgresql+psycopg://me:secret@127.0.0.1:1/y"}, r"cannot connect to .*me:\*\*\*@127.0.0.1:1/y: .*check host"),
+    ],
+)
+def test_bad_databases_and_options_are_named_without_passwords(arguments, message):
+    with pytest.raises(GrammarError, match=message) as caught:
+        Sql(**arguments)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_sqlite_url_is_its_file(data: Path, tmp_path: Path):
+    source = data / "sql" / "database" / "pets_1" / "pets_1.sqlite"
+    path = tmp_path / "p e.sqlite"
+    shutil.copyfile(source, path)
+    assert Sql(f"sqlite:///{path}").schema == Sql(str(source)).schema
+    assert is_member(Sql(f"sqlite:///{path}").compile(SMALL), "SELECT count(*) FROM pets")
+
+
+def test_a_prompt_shows_the_schema_within_its_bound(data: Path):
+    language = Sql(str(data / "sql" / "database" / "concert_singer" / "concert_singer.sqlite"))
+    prompt = language.prompt("How many singers\nare there?", sample_values=2)
+    assert "Name TEXT /* 'Joe Sharp', 'Timbaland' */" in prompt and prompt.endswith("-- How many singers are there?\n")
+    assert "FOREIGN KEY (Singer_ID) REFERENCES singer (Singer_ID)" in prompt
+    for text in re.findall(r"^SELECT .*;$", prompt, re.M):
+        assert is_member(compile_cached(language, SMALL), text)
+    for size in (3000, 1500, 900, 500):
+        assert len(language.prompt("How many?", 10, max_chars=size)) <= size
+    assert "more tables" in language.prompt("How many?", max_chars=500)
+    messages = language.messages("How many?")
+    assert messages[0]["role"] == "system" and "CREATE TABLE singer (Singer_ID INT" in messages[0]["content"]
+    assert messages[-1] == {"role": "user", "content": "How many?"}
+    with pytest.raises(GrammarError, match="sample_values=11 must be a whole number from 0 to 10"):
+        language.prompt("?", sample_values=11)
+
+
+def test_reading_goes_on_from_the_last_lexeme_however_long_the_text(singers: SqlConstraint):
+    """What a state holds of the text, beside the text itself, does not grow with it."""
+    query = "SELECT name FROM singer WHERE age IN (1" + ", 23" * 500 + ") AND name = 'x"
+    state = by_bytes(singers, query.encode())
+    assert state is not None and state._begun == b"'x"
+    depth, frame = 0, state._frame
+    while frame is not None:
+        depth, frame = depth + 1, frame.up
+    assert depth == 1
