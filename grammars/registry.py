@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 import grammars
 from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
+from grammars.llguidance_probe import timeout_s, too_slow
+from grammars.predicate_deadline import OutOfTime, within
 from grammars.vocabulary import Vocabulary
 
 L = TypeVar("L", bound=type[Language])
@@ -160,7 +162,11 @@ def _compiled(spec: str, vocabulary: Vocabulary, language: Callable[[], Language
             _COMPILED.move_to_end(key)
             return _COMPILED[key]
     # Outside the lock: two threads may compile the same constraint, and the later one is kept.
-    constraint = language().compile(vocabulary)
+    seconds = timeout_s()
+    try:
+        constraint = within(seconds, lambda: language().compile(vocabulary))
+    except OutOfTime:
+        raise too_slow(seconds) from None
     with _COMPILED_LOCK:
         _COMPILED[key] = constraint
         while len(_COMPILED) > CACHED_CONSTRAINTS:

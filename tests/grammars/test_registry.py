@@ -5,15 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import pydantic
 import pytest
 
 from grammars import registry
 from grammars.choice import Choice
+from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
 from grammars.json_schema import JsonSchema
 from grammars.lark_grammar import Lark
@@ -119,3 +121,21 @@ def test_importing_the_package_loads_nothing_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.strip() in ("[]", "['llguidance']")
+
+
+def test_a_compile_in_python_that_takes_too_long_is_stopped(monkeypatch: pytest.MonkeyPatch):
+    @dataclass(frozen=True)
+    class Endless(Language):
+        @property
+        def spec(self) -> dict[str, Any]:
+            return {"endless": 1}
+
+        def compile(self, vocabulary: Vocabulary) -> Constraint:
+            while True:
+                pass
+
+    monkeypatch.setenv("REWEIGH_COMPILE_TIMEOUT_S", "0.2")
+    begin = time.monotonic()
+    with pytest.raises(GrammarError, match=r"not compiled within 0\.2 s"):
+        compile_cached(Endless(), SMALL)
+    assert time.monotonic() - begin < 5.0
