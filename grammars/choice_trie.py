@@ -57,7 +57,7 @@ class ByteTrie:
         counts: list[np.ndarray] = []  # of children, level by level
         while len(at):
             # Strings of a node are put in the order of their next bytes, eight at a time, unless each has one of its own.
-            if len(counts) % 8 == 0 and width < len(at):
+            if len(counts) % 8 == 0 and (node[1:] == node[:-1]).any():
                 order = np.lexsort((_next_eight(block, at, stop), node))
                 at, stop, node = at[order], stop[order], node[order]
             byte = block[at]

@@ -52,6 +52,16 @@ def test_a_trie_holds_the_set_and_nothing_else(strings):
             assert (trie.after(node, bytes([byte])) >= 0) == any(string.startswith(longer) for string in strings)
 
 
+def test_a_trie_of_long_strings_in_any_order():
+    """Many strings end where others, which have eight bytes and more in common, go on."""
+    random = Random(4)
+    for _ in range(60):
+        strings = ["".join(random.choices("ab", k=random.choice([8, 8, 9, 16, 17, 25]))).encode() for _ in range(300)]
+        trie = ByteTrie.of(strings)
+        assert list(trie) == sorted(set(strings))
+        assert all((node := trie.after(0, string)) >= 0 and trie.is_end(node) for string in strings)
+
+
 @given(st.lists(st.text(st.sampled_from(list("ab你é ")), min_size=1, max_size=6), min_size=1, max_size=20))
 def test_exactly_the_options_are_members(options):
     constraint = Choice(options).compile(SMALL)
