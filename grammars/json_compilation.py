@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from grammars.constraint import Constraint
 from grammars.errors import GrammarError, Unsatisfiable
 from grammars.json_constraint import JsonConstraint
-from grammars.json_evaluation import INVALID, Planner
+from grammars.json_evaluation import Planner
+from grammars.json_machine import JsonState
 from grammars.json_nodes import ARRAY, OBJECT, Graph, Node
 from grammars.json_references import Library
 from grammars.json_relaxation import Relaxed, relax
@@ -49,6 +50,10 @@ _ANY_GAPS = {
 }
 
 
+# One byte that begins each kind of value.
+_FIRST_BYTES = (b'"', b"{", b"[", b"-", b"t", b"f", b"n")
+
+
 class _Refused(GrammarError):
     """llguidance will not have this schema; a wider one may do."""
 
@@ -77,8 +82,9 @@ def compile_json(language: JsonSchema, vocabulary: Vocabulary) -> Compiled:
     if not exact:
         planner = Planner()
         plan = planner.nothing if relaxed.exact else planner.plan((graph.root,))
-        if plan.begun[:1] == (INVALID,):
-            raise Unsatisfiable("no JSON value satisfies the schema; loosen it")
+        before = JsonState.before(plan, layout)
+        if not any(before.read(byte) for byte in _FIRST_BYTES):
+            raise Unsatisfiable("no JSON value satisfies the schema: its keywords contradict each other; loosen it")
         constraint = JsonConstraint(mask, plan, layout, vocabulary)
     return Compiled(constraint, graph, relaxed, exact, (time.perf_counter() - begun) * 1e3)
 
