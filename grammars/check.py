@@ -11,7 +11,6 @@ language that breaks one gives samples from another target, unseen.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from random import Random
 from typing import Any
 
 import numpy as np
@@ -53,7 +52,7 @@ def check_constraint(
     if vocabulary is None:
         vocabulary = vocabulary_for([*accepts, *rejects])
     try:
-        _check(language, accepts, rejects, vocabulary, allow_dead_ends, Random(seed))
+        _check(language, accepts, rejects, vocabulary, allow_dead_ends, np.random.default_rng(seed))
     except PredicateError as error:
         raise AssertionError(str(error)) from error
 
@@ -64,7 +63,7 @@ def _check(
     rejects: Sequence[str],
     vocabulary: Vocabulary,
     allow_dead_ends: bool,
-    random: Random,
+    rng: np.random.Generator,
 ) -> None:
     compiled = compile_cached(language, vocabulary)
     for text in accepts:
@@ -76,26 +75,30 @@ def _check(
             check_prefixes(predicate, text)
     histories = [tokens for text in accepts if (tokens := tokenised(text.encode(), vocabulary)) is not None]
     for _ in range(WALKS):
-        tokens, _ = walk(compiled, vocabulary, random, LONGEST_WALK)
+        tokens, _ = walk(compiled, vocabulary, rng, LONGEST_WALK)
         histories.append(tokens)
     for tokens in histories:
-        check_history(compiled, tokens, vocabulary, random, allow_dead_ends)
+        check_history(compiled, tokens, vocabulary, rng, allow_dead_ends)
 
 
 def check_history(
-    constraint: Constraint, tokens: Sequence[int], vocabulary: Vocabulary, random: Random, allow_dead_ends: bool = True
+    constraint: Constraint,
+    tokens: Sequence[int],
+    vocabulary: Vocabulary,
+    rng: np.random.Generator,
+    allow_dead_ends: bool = True,
 ) -> None:
     """Check the laws along one accepted way."""
     states = [constraint.start()]
     for token in tokens:
         states.append(states[-1].advance(token))
-    places = {0, len(tokens), *(random.randrange(len(states)) for _ in range(PLACES - 2))}
+    places = {0, len(tokens), *(int(rng.integers(len(states))) for _ in range(PLACES - 2))}
     first = {k: answers(states[k], vocabulary) for k in sorted(places)}
     for k in sorted(places):
         where = f"after {shown(vocabulary.decode(list(tokens[:k])))}"
         check_mask(states[k], vocabulary, where)
         check_end(states[k], vocabulary, where)
-        check_pieces(states[k], vocabulary, where, random)
+        check_pieces(states[k], vocabulary, where, rng)
         if not allow_dead_ends:
             assert first[k][0] or first[k][1].any(), f"dead end {where}: nothing may follow, and it is not complete"
     # Everything was asked and advanced since; a state that is a value says what it said, and what one made afresh says.
@@ -109,7 +112,7 @@ def check_history(
             assert complete == first[k][0] and np.array_equal(accepted, first[k][1]), (
                 f"{where} {who} answers otherwise: `advance` must leave its state alone, and answers must not change"
             )
-    check_chunking(constraint, vocabulary.decode(list(tokens)), vocabulary, random)
+    check_chunking(constraint, vocabulary.decode(list(tokens)), vocabulary, rng)
 
 
 def check_accepts(constraint: Constraint, text: str, vocabulary: Vocabulary) -> None:
@@ -159,14 +162,16 @@ def check_prefixes(predicate: Predicate, text: str) -> None:
             )
 
 
-def walk(constraint: Constraint, vocabulary: Vocabulary, random: Random, longest: int) -> tuple[list[int], bool]:
+def walk(
+    constraint: Constraint, vocabulary: Vocabulary, rng: np.random.Generator, longest: int
+) -> tuple[list[int], bool]:
     """A random history: tokens drawn among those accepted, and whether it was ended by EOS (else cut or at a dead end).
 
     Ends when it can, more often than not, or it would wander through strings for ever.
     """
     state, tokens = constraint.start(), list[int]()
     for _ in range(longest):
-        if state.is_complete and random.random() < 0.4:
+        if state.is_complete and rng.random() < 0.4:
             return tokens, True
         accepted = state.accepts(np.arange(vocabulary.size))
         accepted[vocabulary.eos] = False
@@ -175,7 +180,8 @@ def walk(constraint: Constraint, vocabulary: Vocabulary, random: Random, longest
             return tokens, state.is_complete
         # Quotes and brackets close what would otherwise go on: favour them.
         closing = [t for t in choices if vocabulary.bytes_of(t)[:1] in b'"]})']
-        token = random.choice(closing if closing and random.random() < 0.4 else choices)
+        among = closing if closing and rng.random() < 0.4 else choices
+        token = among[rng.integers(len(among))]
         tokens.append(token)
         state = state.advance(token)
     return tokens, False
@@ -183,13 +189,13 @@ def walk(constraint: Constraint, vocabulary: Vocabulary, random: Random, longest
 
 def vocabulary_for(texts: Sequence[str], pieces: int = 200) -> Vocabulary:
     """Every byte, and pieces of the texts of 2 to 6 bytes; several ends, a token written twice, and padded columns."""
-    random = Random(0)
+    rng = np.random.default_rng(0)
     written = [text.encode() for text in texts if text]
     found: dict[bytes, None] = {}
     for _ in range(pieces if written else 0):
-        text = random.choice(written)
-        start = random.randrange(len(text))
-        found[text[start : start + random.randint(2, 6)]] = None
+        text = written[rng.integers(len(written))]
+        start = int(rng.integers(len(text)))
+        found[text[start : start + int(rng.integers(2, 7))]] = None
     tokens = [
         b"",
         *(bytes([byte]) for byte in range(256)),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from random import Random
 
 import numpy as np
 
@@ -67,11 +66,13 @@ def check_end(state: ConstraintState, vocabulary: Vocabulary, where: str = "here
         assert state.advance(vocabulary.eos).is_complete, f"{where} the end, which adds no text, changes the state"
 
 
-def check_pieces(state: ConstraintState, vocabulary: Vocabulary, where: str, random: Random, at_most: int = 40) -> None:
+def check_pieces(
+    state: ConstraintState, vocabulary: Vocabulary, where: str, rng: np.random.Generator, at_most: int = 40
+) -> None:
     """What is accepted as one token is accepted in smaller ones: a prefix is refused only with all that goes on from it."""
     accepted = np.flatnonzero(state.accepts(np.arange(vocabulary.size))).tolist()
     longer = [t for t in accepted if len(vocabulary.bytes_of(t)) > 1]
-    for token in random.sample(longer, min(at_most, len(longer))):
+    for token in rng.permutation(longer)[:at_most].astype(int).tolist():
         piece, now = vocabulary.bytes_of(token), state
         for k in range(len(piece)):
             single = tokenised(piece[k : k + 1], vocabulary)
@@ -83,10 +84,12 @@ def check_pieces(state: ConstraintState, vocabulary: Vocabulary, where: str, ran
             now = now.advance(single[0])
 
 
-def check_chunking(constraint: Constraint, data: bytes, vocabulary: Vocabulary, random: Random, ways: int = 3) -> None:
+def check_chunking(
+    constraint: Constraint, data: bytes, vocabulary: Vocabulary, rng: np.random.Generator, ways: int = 3
+) -> None:
     """An accepted beginning of a text means the same however tokens write it."""
     states = []
-    for tokens in _tokenisations(data, vocabulary, random, ways):
+    for tokens in _tokenisations(data, vocabulary, rng, ways):
         state, at = constraint.start(), 0
         for token in tokens:
             piece = vocabulary.bytes_of(token)
@@ -104,7 +107,7 @@ def check_chunking(constraint: Constraint, data: bytes, vocabulary: Vocabulary, 
         )
 
 
-def _tokenisations(data: bytes, vocabulary: Vocabulary, random: Random, ways: int) -> Iterator[list[int]]:
+def _tokenisations(data: bytes, vocabulary: Vocabulary, rng: np.random.Generator, ways: int) -> Iterator[list[int]]:
     """The fewest tokens, and random ones."""
     fewest = tokenised(data, vocabulary)
     if fewest is None:
@@ -119,7 +122,7 @@ def _tokenisations(data: bytes, vocabulary: Vocabulary, random: Random, ways: in
                 k for k, piece in enumerate(written)
                 if data.startswith(piece, at) and tokenised(data[at + len(piece) :], vocabulary) is not None
             ]  # fmt: skip
-            k = random.choice(fitting)
+            k = fitting[rng.integers(len(fitting))]
             tokens.append(ids[k])
             at += len(written[k])
         yield tokens

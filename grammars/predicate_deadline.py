@@ -116,7 +116,12 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
 
 
-def within(
+def within(timeout_s: float, call: Callable[[], T]) -> T:
+    """What a call returns or raises; OutOfTime where it takes longer. A box inside a box is the outer one."""
+    return each_within(timeout_s, call, [()])[0]
+
+
+def each_within(
     timeout_s: float, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], outcomes: list[T] | None = None
 ) -> list[T]:
     """What the function returns for each tuple of arguments, each call in a box of its own.

@@ -81,7 +81,7 @@ class Stepper:
     def _within(self, call: Any, what: str, timeout_s: float | None = None) -> Any:
         box = timeout_s or self.timeout_s
         try:
-            return within(box, call, [()])[0]
+            return within(box, call)
         except OutOfTime:
             raise PredicateError(
                 f"{self} took longer than {box:g} s in {what}; make it quicker, or raise timeout_s"

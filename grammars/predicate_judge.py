@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from grammars.errors import GrammarError, PredicateError
-from grammars.predicate_deadline import OutOfTime, within
+from grammars.predicate_deadline import OutOfTime, each_within
 
 if TYPE_CHECKING:
     from grammars.predicate_pool import Pool
@@ -73,7 +73,7 @@ class Judge:
         self._fresh = False
         returned: list[Any] = []
         try:
-            return within(box, self.function, calls, returned)
+            return each_within(box, self.function, calls, returned)
         except OutOfTime:
             raise PredicateError(
                 f"{self} took longer than {box:g} s for {self._asked(calls, returned)}; make it quicker, raise timeout_s, or give "

@@ -59,4 +59,4 @@ def walk(
     constraint: Constraint, random: Random, longest: int, vocabulary: Vocabulary = SMALL
 ) -> tuple[list[int], bool]:
     """A random history over the small vocabulary, and whether it was ended by EOS: see grammars.check."""
-    return check.walk(constraint, vocabulary, random, longest)
+    return check.walk(constraint, vocabulary, np.random.default_rng(random.getrandbits(64)), longest)
