@@ -85,7 +85,7 @@ def molecules(count: int, random: Random) -> list[Task]:
     for _ in range(count):
         shown = random.sample(known, 10)
         prompt = chat("Write one drug-like molecule in SMILES.", [("molecule", text) for text in shown], "molecule")
-        tasks.append(Task(prompt, Smiles(max_atoms=40), lambda text: qed(text) > 0, qed, tuple(shown)))
+        tasks.append(Task(prompt, Smiles(max_atoms=25), lambda text: qed(text) > 0, qed, tuple(shown)))
     return tasks
 
 
@@ -276,7 +276,7 @@ def main() -> None:
     random = Random(options.seed)
     families = {
         "patterns": (patterns(options.patterns, random), 24),
-        "molecules": (molecules(options.molecules, random), 64),
+        "molecules": (molecules(options.molecules, random), 80),
         "goals": (goals(options.goals, random), 128),
     }
     from transformers import AutoTokenizer

@@ -26,7 +26,8 @@ class Smiles(Language):
     character at a time: the cost of a test hangs on what is open, not on the text). A finished text is read by RDKit.
 
     min_atoms, max_atoms  bounds on the atoms other than hydrogen
-    elements              symbols of the elements that may occur, hydrogen in brackets always; by default all with a valence
+    elements              symbols of the elements that may occur; by default all with a valence. Hydrogen is implied, or counted
+                          in brackets as in [nH], and never an atom of its own
     required, forbidden   SMARTS patterns that the finished molecule must contain, or must not
     """
 
@@ -83,8 +84,8 @@ class Smiles(Language):
                         f"smiles: elements has {element!r}, which is no element with a known valence; write symbols as in "
                         "elements=['C', 'N', 'O', 'Cl']"
                     )
-            if not set(elements) - {"H"}:
-                raise GrammarError("smiles: elements must name at least one element other than hydrogen")
+            if not elements:
+                raise GrammarError("smiles: elements is empty; name at least one, or leave it out")
             object.__setattr__(self, "elements", elements)
 
     @property
@@ -139,7 +140,7 @@ def _alphabet(elements: tuple[str, ...] | None) -> str:
     from grammars.molecules.prefix import AROMATIC, BRACKET_AROMATIC, ELEMENTS, ORGANIC, bracket_pattern
 
     allowed = set(ELEMENTS if elements is None else elements)
-    bracketed = [symbol for symbol in (*ELEMENTS, *BRACKET_AROMATIC) if symbol.capitalize() in allowed | {"H"}]
+    bracketed = [symbol for symbol in (*ELEMENTS, *BRACKET_AROMATIC) if symbol.capitalize() in allowed]
     bare = [symbol for symbol in (*ORGANIC, *AROMATIC) if symbol.capitalize() in allowed]
     bond, ring = r"[-=#$/\\]", r"(?:[0-9]|%[1-9][0-9])"
     atom = f"(?:{'|'.join([*bare, bracket_pattern(bracketed)])})(?:{bond}?{ring})*"

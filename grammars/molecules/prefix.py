@@ -7,14 +7,15 @@ aromatic system is given Kekulé's double bonds when its last open atom leaves. 
 aromatic atom needs a double bond, and the search for Kekulé structures are partialsmiles' own; tests compare verdicts.
 
 Wider than partialsmiles in neutral nitrogen with five bonds where RDKit reads it as charges: nitro groups N(=O)=O, N=N#N.
-Narrower than partialsmiles where RDKit refuses whatever follows: no wildcard `*`, no aromatic symbols in brackets but those
-of OpenSMILES, ring numbers from %10, neutral chlorine and bromine with one bond alone, no
-aromatic atom that can no longer come to lie on a ring; and no reactions.
+Narrower where RDKit refuses whatever follows, or nothing can: a bracket begun must be able to end, an aromatic atom to lie
+on a ring; no wildcard `*`, no aromatic symbols in brackets but those of OpenSMILES, ring numbers from %10, neutral chlorine
+and bromine with one bond alone, no reactions, and no hydrogen as an atom of its own.
 Source: O'Boyle, partialsmiles 2.0; OpenSMILES specification 1.0.
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -31,7 +32,9 @@ BOND_ORDERS = {"-": 1, "=": 2, "#": 3, "$": 4, "/": 1, "\\": 1}
 ORGANIC = ("B", "C", "N", "O", "P", "S", "F", "Cl", "Br", "I")
 AROMATIC = ("b", "c", "n", "o", "p", "s")
 BRACKET_AROMATIC = (*AROMATIC, "se", "te", "as")
-ELEMENTS = tuple(symbol for symbol, number in ATOMIC_NUMBERS.items() if number in valence.common_valencies)
+ELEMENTS = tuple(
+    symbol for symbol, number in ATOMIC_NUMBERS.items() if number > 1 and number in valence.common_valencies
+)
 
 
 class Bond(NamedTuple):
@@ -97,7 +100,7 @@ class Prefix:
     systems     the aromatic systems with an open atom
     bond, last  the bond symbol just written, if any; the last character
     after_branch  whether a parenthesis came after the current atom: then no ring number may
-    heavy, count  atoms so far, without and with hydrogen
+    heavy       atoms so far
     """
 
     stack: tuple[int, ...] = (-1,)
@@ -111,7 +114,6 @@ class Prefix:
     last: str = ""
     after_branch: bool = False
     heavy: int = 0
-    count: int = 0
 
 
 START = Prefix()
@@ -182,7 +184,7 @@ def _dot(state: Prefix) -> Prefix:
 
 def _atom(state: Prefix, symbol: str) -> Prefix:
     atom = _bracket(symbol) if symbol[0] == "[" else _organic(symbol)
-    before, k = state.stack[-1], state.count
+    before, k = state.stack[-1], state.heavy
     atoms = dict(state.atoms)
     systems = state.systems
     if before >= 0:
@@ -206,8 +208,7 @@ def _atom(state: Prefix, symbol: str) -> Prefix:
         bond="",
         last=symbol[-1],
         after_branch=False,
-        heavy=state.heavy + (atom.element != 1),
-        count=k + 1,
+        heavy=k + 1,
     )
     return _left(state, before) if before >= 0 else state
 
@@ -360,7 +361,7 @@ def _common(atom: Atom, explicit: int) -> bool:
 
 
 def _is_neutral_nitrogen(atom: Atom) -> bool:
-    return atom.element == 7 and atom.charge == 0 and not atom.arom
+    return atom.element == 7 and atom.charge == 0 and atom.hydrogens <= 0 and not atom.arom
 
 
 def _is_written_with_five(atom: Atom) -> bool:
@@ -444,6 +445,31 @@ def _bracket(written: str) -> Atom:
 def begins_bracket(written: str) -> bool:
     """Whether a text such as `[13C@` can become a bracket atom."""
     return _ANY_BRACKET.fullmatch(written, partial=True) is not None
+
+
+@lru_cache(maxsize=1 << 12)
+def bracket_endings(written: str) -> tuple[str, ...]:
+    """Bracket atoms that a text such as `[13C@` can become: one for each count of hydrogens and charge, the shortest."""
+    isotope, begun = re.fullmatch(r"\[([0-9]*)(.*)", written, re.S).groups()  # type: ignore[union-attr]
+    endings: dict[Atom, str] = {}
+    for symbol in (*ELEMENTS, *BRACKET_AROMATIC):
+        if not (symbol.startswith(begun) or begun.startswith(symbol)):
+            continue
+        charges = valence.common_valencies.get(ATOMIC_NUMBERS[symbol.capitalize()], {})
+        signed = [form for charge in charges for form in _charge_forms(charge)]
+        for turn, hydrogens, charge in itertools.product(("", "@", "@@"), _HYDROGENS, signed):
+            whole = f"[{isotope}{symbol}{turn}{hydrogens}{charge}]"
+            if whole.startswith(written):
+                endings.setdefault(_bracket(whole), whole)
+    return tuple(sorted(endings.values(), key=len))
+
+
+_HYDROGENS = ("", "H", *(f"H{count}" for count in range(10)))
+
+
+def _charge_forms(charge: int) -> tuple[str, ...]:
+    sign = "-" if charge < 0 else "+"
+    return (sign * abs(charge), f"{sign}{abs(charge)}") if charge else ("", "+0", "-0")
 
 
 @lru_cache(maxsize=64)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from grammars.molecules.prefix import START, Invalid, Prefix, begins_bracket, check, finish, read
+from grammars.molecules.prefix import START, Invalid, Prefix, begins_bracket, bracket_endings, check, finish, read
 from grammars.vocabulary import Vocabulary
 
 REMEMBERED = 4096
@@ -26,31 +26,48 @@ class Reading:
 
 
 def further(reading: Reading, char: str, max_atoms: int) -> Reading:
-    """The reading after one more character; raises Invalid where no molecule goes on like this."""
+    """The reading after one more character; raises Invalid where no molecule of so many atoms goes on like this."""
     if reading.after is None or reading.symbol + char in ("Cl", "Br"):
         before, symbol = reading.before, reading.symbol + char
     else:
         before, symbol = reading.after, char
     if symbol[0] == "[" and char != "]":
-        if not begins_bracket(symbol):
-            raise Invalid
-        if before.heavy == max_atoms and before.rings:
-            # Hydrogen closes no ring.
-            raise Invalid
         check(before, symbol)
+        if not begins_bracket(symbol) or before.heavy + len(before.stack) > max_atoms or not _can_end(before, symbol):
+            raise Invalid
         return Reading(before, symbol, None)
     if symbol[0] == "%" and len(symbol) < 3:
         check(before, symbol)
         return Reading(before, symbol, None)
     after = read(before, symbol)
     check(after)
-    if after.heavy >= max_atoms and (after.heavy > max_atoms or _needs_an_atom_for_its_rings(after)):
+    if after.heavy + _atoms_to_come(after) > max_atoms:
         raise Invalid
     return Reading(before, symbol, after)
 
 
-def _needs_an_atom_for_its_rings(state: Prefix) -> bool:
-    return bool(state.rings) and (state.after_branch or any(at == state.stack[-1] for at, _ in state.rings.values()))
+def _can_end(before: Prefix, bracket: str) -> bool:
+    """Whether a bracket with an element begun can become an atom that fits here."""
+    if not bracket[-1].isalpha() and not bracket.strip("[0123456789"):
+        return True
+    for whole in bracket_endings(bracket):
+        try:
+            check(read(before, whole))
+        except Invalid:
+            continue
+        return True
+    return False
+
+
+def _atoms_to_come(state: Prefix) -> int:
+    """How many atoms follow at least: one after every branch, one for a bond begun or a ring that cannot be closed here."""
+    branches = len(state.stack) - 1
+    if state.last in ("(", ")", "."):
+        return branches + 1
+    closable = not state.after_branch and any(at != state.stack[-1] for at, _ in state.rings.values())
+    if state.bond and not closable:
+        return branches + 1
+    return max(branches, int(bool(state.rings) and not closable))
 
 
 class MoleculeConstraint:
