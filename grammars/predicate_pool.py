@@ -10,21 +10,21 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import threading
 import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection, Pipe, wait
+from multiprocessing.reduction import recv_handle, send_handle
 from typing import Any, NoReturn
 
 # A new process's first call is one on the empty text, to import what the function needs; it has this long.
 WARM_UP_S = 10.0
 
-# Our ends of all nurseries' and workers' sockets: a nursery forked later must not keep them open.
-_OURS: weakref.WeakSet[Any] = weakref.WeakSet()
+# Our ends of all nurseries' and workers' pipes: a nursery forked later must not keep them open.
+_OURS: weakref.WeakSet[Connection] = weakref.WeakSet()
 
 
 class CallLost(Exception):
@@ -58,7 +58,7 @@ class Pool:
         self._batched = batched
         self._lock = threading.Lock()
         self._workers: list[_Worker | None] = [None] * processes
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = Pipe()
         with warnings.catch_warnings():
             # Since Python 3.12 a fork beside other threads is warned of; what that means here is said above.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -67,15 +67,16 @@ class Pool:
             _nursery(ours, theirs, serve)
         theirs.close()
         _OURS.add(ours)
-        self._nursery = ours
+        self._nursery, self._nursery_pid = ours, pid
         weakref.finalize(self, _close, ours, pid, self._workers)
 
     def ask(self, texts: Sequence[str], complete: bool) -> list[Any]:
         """One answer a text, in order; the shares of all workers are run side by side. CallLost names the text."""
         answers: list[Any] = [None] * len(texts)
         with self._lock:
-            busy = self._hand_out(texts, complete)
+            busy: dict[Connection, _Worker] = {}
             try:
+                self._hand_out(texts, complete, busy)
                 while busy:
                     self._collect(busy, answers, texts)
             finally:
@@ -84,21 +85,19 @@ class Pool:
                     self._replace(worker)
         return answers
 
-    def _hand_out(self, texts: Sequence[str], complete: bool) -> dict[Connection, _Worker]:
+    def _hand_out(self, texts: Sequence[str], complete: bool, busy: dict[Connection, _Worker]) -> None:
         share = -(-len(texts) // len(self._workers))
-        busy: dict[Connection, _Worker] = {}
         for k, start in enumerate(range(0, len(texts), share)):
             worker = self._workers[k] = self._workers[k] or self._fork()
             worker.at, worker.stop = start, min(start + share, len(texts))
             worker.due = time.monotonic() + (self._timeout_s if worker.warm else WARM_UP_S)
+            busy[worker.connection] = worker
             try:
                 if not worker.warm:
                     worker.connection.send(([""], False))
                 worker.connection.send((list(texts[worker.at : worker.stop]), complete))
             except OSError:  # It died since: its end is found when its answer is read.
                 pass
-            busy[worker.connection] = worker
-        return busy
 
     def _collect(self, busy: dict[Connection, _Worker], answers: list[Any], texts: Sequence[str]) -> None:
         """Take in what has come, or give up on what is overdue."""
@@ -129,20 +128,17 @@ class Pool:
                 raise CallLost(f"took longer than {box} and was killed, for {what}")
 
     def _fork(self) -> _Worker:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours, theirs = Pipe()
         try:
-            socket.send_fds(self._nursery, [b"fork"], [theirs.fileno()])
-            pid = int(self._nursery.recv(64) or 0)
-        except OSError:
-            pid = 0
+            send_handle(self._nursery, theirs.fileno(), self._nursery_pid)
+            pid = self._nursery.recv()
+        except (EOFError, OSError) as error:
+            ours.close()
+            raise CallLost("the process that its workers are forked from has died: make the predicate again") from error
         finally:
             theirs.close()
-        if pid == 0:
-            ours.close()
-            raise CallLost("the process that its workers are forked from has died: make the predicate again")
-        connection = Connection(ours.detach())
-        _OURS.add(connection)
-        return _Worker(pid, connection)
+        _OURS.add(ours)
+        return _Worker(pid, ours)
 
     def _replace(self, worker: _Worker) -> None:
         # Who died by itself is reaped, and its number may be another's by now.
@@ -157,7 +153,7 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def _close(nursery: socket.socket, pid: int, workers: list[_Worker | None]) -> None:
+def _close(nursery: Connection, pid: int, workers: list[_Worker | None]) -> None:
     for worker in workers:
         if worker is not None:
             _kill(worker.pid)
@@ -168,8 +164,8 @@ def _close(nursery: socket.socket, pid: int, workers: list[_Worker | None]) -> N
         os.waitpid(pid, 0)
 
 
-def _nursery(ours: socket.socket, theirs: socket.socket, serve: Serve) -> NoReturn:
-    """The process that forks workers: for every message it gets a worker on the socket that came with it."""
+def _nursery(ours: Connection, theirs: Connection, serve: Serve) -> NoReturn:
+    """The process that forks workers: for every end of a pipe that it gets, one that serves it, whose number it sends back."""
     try:
         ours.close()
         for other in list(_OURS):
@@ -179,16 +175,14 @@ def _nursery(ours: socket.socket, theirs: socket.socket, serve: Serve) -> NoRetu
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         while True:
-            message, descriptors, _, _ = socket.recv_fds(theirs, 16, 1)
-            if not message:
-                os._exit(0)
+            descriptor = recv_handle(theirs)
             pid = os.fork()
             if pid == 0:
                 theirs.close()
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                _work(Connection(descriptors[0]), serve)
-            os.close(descriptors[0])
-            theirs.send(str(pid).encode())
+                _work(Connection(descriptor), serve)
+            os.close(descriptor)
+            theirs.send(pid)
     except BaseException:
         os._exit(1)
 

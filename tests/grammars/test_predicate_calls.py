@@ -295,6 +295,15 @@ def test_what_a_process_raises_is_told_with_its_text():
     assert language.judge.ask(["a"], True) == [True]
 
 
+def test_without_the_process_that_forks_workers_there_are_no_new_ones():
+    language = Predicate(lambda text: True, processes=2)
+    assert language.judge.ask(["a"], True) == [True]
+    os.kill(language.judge._pool._nursery_pid, signal.SIGKILL)
+    for _ in range(2):
+        with pytest.raises(PredicateError, match="forked from has died: make the predicate again"):
+            language.judge.ask(["a", "b"], True)
+
+
 def test_processes_end_with_their_predicate():
     pids = []
 
