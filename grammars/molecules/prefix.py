@@ -8,8 +8,8 @@ aromatic atom needs a double bond, and the search for Kekulé structures are par
 
 Wider than partialsmiles in neutral nitrogen with five bonds where RDKit reads it as charges: nitro groups N(=O)=O, N=N#N.
 Narrower where RDKit refuses whatever follows, or nothing can: a bracket begun must be able to end, an aromatic atom to lie
-on a ring; no wildcard `*`, no aromatic symbols in brackets but those of OpenSMILES, ring numbers from %10, neutral chlorine
-and bromine with one bond alone, no reactions, and no hydrogen as an atom of its own.
+on a ring; no wildcard `*`, no aromatic symbols in brackets but those of OpenSMILES, ring numbers from %10, no charge of 0,
+neutral chlorine and bromine with one bond alone, no reactions, and no hydrogen as an atom of its own.
 Source: O'Boyle, partialsmiles 2.0; OpenSMILES specification 1.0.
 """
 
@@ -19,7 +19,7 @@ import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import NamedTuple
 
 import regex
@@ -420,7 +420,7 @@ def bracket_pattern(symbols: Iterable[str]) -> str:
     """A regex of the bracket atoms with one of these symbols; its groups are the symbol, the hydrogens and the charge."""
     return (
         rf"\[(?:[1-9][0-9]{{0,2}})?({'|'.join(symbols)})@{{0,2}}"
-        r"(H[0-9]?)?([+-][0-9]?|\+{2,8}|-{2,8})?\]"
+        r"(H[0-9]?)?([+-][1-9]?|\+{2,8}|-{2,8})?\]"
     )
 
 
@@ -447,21 +447,29 @@ def begins_bracket(written: str) -> bool:
     return _ANY_BRACKET.fullmatch(written, partial=True) is not None
 
 
-@lru_cache(maxsize=1 << 12)
 def bracket_endings(written: str) -> tuple[str, ...]:
-    """Bracket atoms that a text such as `[13C@` can become: one for each count of hydrogens and charge, the shortest."""
-    isotope, begun = re.fullmatch(r"\[([0-9]*)(.*)", written, re.S).groups()  # type: ignore[union-attr]
+    """Bracket atoms that a text such as `[13C@` can become, without the isotope: of each kind the shortest."""
+    return _endings("[" + written.lstrip("[0123456789"))
+
+
+@lru_cache(maxsize=1 << 12)
+def _endings(begun: str) -> tuple[str, ...]:
     endings: dict[Atom, str] = {}
     for symbol in (*ELEMENTS, *BRACKET_AROMATIC):
-        if not (symbol.startswith(begun) or begun.startswith(symbol)):
-            continue
-        charges = valence.common_valencies.get(ATOMIC_NUMBERS[symbol.capitalize()], {})
-        signed = [form for charge in charges for form in _charge_forms(charge)]
-        for turn, hydrogens, charge in itertools.product(("", "@", "@@"), _HYDROGENS, signed):
-            whole = f"[{isotope}{symbol}{turn}{hydrogens}{charge}]"
-            if whole.startswith(written):
-                endings.setdefault(_bracket(whole), whole)
+        if symbol.startswith(begun[1:]) or begun[1:].startswith(symbol):
+            for whole, atom in _brackets(symbol):
+                if whole.startswith(begun):
+                    endings.setdefault(atom, whole)
     return tuple(sorted(endings.values(), key=len))
+
+
+@cache
+def _brackets(symbol: str) -> tuple[tuple[str, Atom], ...]:
+    """Every way to write an element in brackets, without isotopes."""
+    charges = valence.common_valencies.get(ATOMIC_NUMBERS[symbol.capitalize()], {})
+    signed = [form for charge in charges for form in _charge_forms(charge)]
+    texts = [f"[{symbol}{''.join(parts)}]" for parts in itertools.product(("", "@", "@@"), _HYDROGENS, signed)]
+    return tuple((text, _bracket(text)) for text in sorted(texts, key=len))
 
 
 _HYDROGENS = ("", "H", *(f"H{count}" for count in range(10)))
@@ -469,7 +477,7 @@ _HYDROGENS = ("", "H", *(f"H{count}" for count in range(10)))
 
 def _charge_forms(charge: int) -> tuple[str, ...]:
     sign = "-" if charge < 0 else "+"
-    return (sign * abs(charge), f"{sign}{abs(charge)}") if charge else ("", "+0", "-0")
+    return (sign * abs(charge), f"{sign}{abs(charge)}") if charge else ("",)
 
 
 @lru_cache(maxsize=64)

@@ -104,7 +104,7 @@ def is_molecule(options: dict[str, Any], text: str) -> bool:
     """By RDKit and partialsmiles, without wildcards, reactions and hydrogen atoms."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(text)
-    if molecule is None or not molecule.GetNumAtoms() or re.search(r"[*>\s]|%0|\[\d*H", text):
+    if molecule is None or not molecule.GetNumAtoms() or re.search(r"[*>\s]|%0|\[\d*H[^efgos]|[+-]0", text):
         return False
     try:
         partialsmiles.ParseSmiles(text)
