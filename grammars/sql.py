@@ -50,9 +50,9 @@ class Sql(Language):
     tables          {"singer": {"name": "TEXT", "age": "INTEGER"}}, instead of a database; ddl: the same as CREATE statements
     check_types     whether `name > 3.5` is refused where no value of `name` is a number. In SQLite, where a column keeps what
                     it is given, the first 200 rows decide
-    forward_alias   characters of an alias that may be used before FROM defines it, as in SELECT s.name FROM singer AS s. Names
-                    of tables and what is made from them (sing, singer_2) may be longer. A long unknown name would otherwise
-                    have to be taken for an alias until FROM is whole
+    forward_alias   characters of an alias that may be used before FROM defines it, as in SELECT s.name FROM singer AS s, or be
+                    given without AS. Names of tables and what is made from them (sing, singer_2) may be longer when used. Any
+                    unknown word would otherwise have to be taken for an alias
     forward_column  the same for columns that a sub-query in FROM will define, as in SELECT avg(n) FROM (SELECT count(*) AS n
                     ...); 0: write WITH, which defines them first
     name_length     longest alias; string_length: longest string literal
@@ -189,7 +189,12 @@ class SqlConstraint:
         options, dialect = language.options, language.dialect
         names = Names(database.schema, dialect, options["forward_alias"], options["forward_column"])
         text = lark_of_schema(
-            database.schema, dialect, options["name_length"], options["string_length"], bool(options["forward_column"])
+            database.schema,
+            dialect,
+            options["name_length"],
+            max(options["forward_alias"], 1),
+            options["string_length"],
+            bool(options["forward_column"]),
         )
         self.vocabulary = vocabulary
         self.guided = compile_guided(text, vocabulary, lambda message: _explained(language, message))

@@ -30,18 +30,18 @@ def usable_unquoted(name: str, dialect: Dialect) -> bool:
 
 
 def lark_of_schema(
-    schema: Schema, dialect: Dialect, name_length: int, string_length: int, forward_columns: bool
+    schema: Schema, dialect: Dialect, name_length: int, bare_length: int, string_length: int, forward_columns: bool
 ) -> str:
     """The grammar in llguidance's dialect of Lark.
 
-    name_length      characters that an alias may have
+    name_length      characters that an alias may have; bare_length: that one without AS may have, at least 1
     string_length    characters of a string literal
     forward_columns  whether a select list may name columns that a sub-query in FROM defines after it
     """
     tables = [table.name for table in schema.tables]
     columns = [column.name for table in schema.tables for column in table.columns]
     parts = [
-        _terminals(tables, columns, dialect, name_length, string_length),
+        _terminals(tables, columns, dialect, name_length, bare_length, string_length),
         _TOP.format(order=_order("o"), order_w=_order("w")),
         _core("s", "s", dialect),
         _core("o", "o" if forward_columns else "s", dialect),
@@ -142,7 +142,9 @@ sorted_{x}: K_ORDER W K_BY W order_{x} (w "," w order_{x})* (W frame)?
 """
 
 
-def _terminals(tables: list[str], columns: list[str], dialect: Dialect, name_length: int, string_length: int) -> str:
+def _terminals(
+    tables: list[str], columns: list[str], dialect: Dialect, name_length: int, bare_length: int, string_length: int
+) -> str:
     roles: dict[str, list[str]] = {"scalar": [], "aggregate": [], "window": [], "either": []}
     for name, function in dialect.functions.items():
         roles[function.role].append(name)
@@ -172,12 +174,12 @@ def _terminals(tables: list[str], columns: list[str], dialect: Dialect, name_len
         f"RESERVED: /{_either(sorted(NOT_ALIASES | dialect.reserved))}/",
         "ALIAS: IDENTIFIER & ~RESERVED",
         f"CLAUSE: /({_either(sorted(CLAUSE_WORDS))})[A-Za-z0-9_]*/",
-        "PLAIN_ALIAS: IDENTIFIER & ~RESERVED & ~CLAUSE",
+        f"BARE: /[A-Za-z_][A-Za-z0-9_]{{0,{bare_length - 1}}}/ & ~RESERVED & ~CLAUSE",
         f"QUOTED: /{'|'.join(quoted)}/",
         f"TABLE: {_names(tables, dialect)}",
         f"COLUMN: {_names(columns, dialect)}",
         "qualifier: ALIAS | QUOTED | TABLE",
-        "named: W K_AS W name | W (PLAIN_ALIAS | QUOTED)",
+        "named: W K_AS W name | W (BARE | QUOTED)",
         "setop: " + " | ".join(
             f"K_{op.upper()}" + (" (W K_ALL)?" if op in dialect.set_all else "") for op in ("union", "intersect", "except")
         ),

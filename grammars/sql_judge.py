@@ -42,6 +42,8 @@ def _tree(query: str, dialect: Dialect) -> Any:
         statements = [one for one in sqlglot.parse(query, read=dialect.sqlglot) if one is not None]
     except SqlglotError as error:
         return f"the text is not understood ({str(error).splitlines()[0]})"
+    except RecursionError:
+        return "the text is nested too deeply"
     if len(statements) != 1:
         return f"the text has {len(statements)} statements"
     (tree,) = statements

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from grammars.errors import ReweighError
+from grammars.errors import GrammarError, ReweighError
 
 CELL_WIDTH = 60
 FORMATS = ("table", "csv", "json", "jsonl")
@@ -73,8 +73,10 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
     Raises ExecutionError, ExecutionTimeout.
     """
     limits = limits or Limits()
+    query = query.strip().removesuffix(";")
+    _check(database, query)
     request = {
-        "database": database, "query": query.strip().removesuffix(";"), "timeout_s": limits.timeout_s,
+        "database": database, "query": query, "timeout_s": limits.timeout_s,
         "max_rows": limits.max_rows, "max_bytes": limits.max_bytes, "memory_mib": limits.memory_mib,
     }  # fmt: skip
     root = str(Path(__file__).resolve().parent.parent)
@@ -96,6 +98,22 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     return _read(out, complaints, process.returncode, limits)
+
+
+def _check(database: str, query: str) -> None:
+    """Refuse for other databases than SQLite, which has its authorizer, what is not one SELECT by its syntax."""
+    from grammars.sql_database import sqlite_file
+    from grammars.sql_judge import not_a_select
+    from grammars.sql_server import dialect_of_url
+
+    try:
+        if sqlite_file(database) is not None:
+            return
+        reason = not_a_select(query, dialect_of_url(database))
+    except GrammarError as error:
+        raise ExecutionError(str(error), "connection") from error
+    if reason is not None:
+        raise ExecutionError(f"{reason}: one SELECT that only reads is run, nothing else", "refused")
 
 
 def _too_late(limits: Limits) -> ExecutionTimeout:

@@ -101,11 +101,8 @@ def _of_sqlite(error: Exception) -> Exception:
 def _run_server(request: dict[str, Any]) -> Rows:
     import sqlalchemy
 
-    from grammars.sql_judge import not_a_select
-    from grammars.sql_server import connect, dialect_of_url, open_engine, read_rows
+    from grammars.sql_server import connect, open_engine, read_rows
 
-    if (reason := not_a_select(request["query"], dialect_of_url(request["database"]))) is not None:
-        raise _Refused(f"{reason}: one SELECT that only reads is run, nothing else")
     connection = connect(open_engine(request["database"]), int(1000 * request["timeout_s"]))
     try:
         signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])

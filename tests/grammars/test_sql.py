@@ -69,7 +69,9 @@ def test_changed_gold_queries_are_never_accepted_where_the_database_refuses_them
     bad = early = good = accepted_good = 0
     for path, query in questions:
         constraint = constraint_of(path)
-        names = [name for table in Sql(str(path)).schema.tables for name in (table.name, *(c.name for c in table.columns))]
+        names = [
+            name for table in Sql(str(path)).schema.tables for name in (table.name, *(c.name for c in table.columns))
+        ]
         connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
         for _ in range(3):
             changed = changed_query(query, names, random)
@@ -212,7 +214,11 @@ def test_what_cannot_become_right_is_refused_early(singers: SqlConstraint, taken
 
 
 def test_finished_queries_that_sqlite_refuses_are_not_members(singers: SqlConstraint):
-    for query in ("SELECT sum(a) FROM (SELECT count(*) AS a FROM singer)", "SELECT 1 LIMIT 2", "SELECT name FROM singer"):
+    for query in (
+        "SELECT sum(a) FROM (SELECT count(*) AS a FROM singer)",
+        "SELECT 1 LIMIT 2",
+        "SELECT name FROM singer",
+    ):
         assert (refused_at(singers, query) is None) == (singers._refusal(query) is None) or "a)" in query
     assert refused_at(singers, "SELECT *") == len("SELECT *")
     assert singers._refusal("SELECT name FROM singer; SELECT 1") is not None
@@ -258,11 +264,21 @@ def test_kinds_of_sqlite_columns_come_from_types_values_and_keys(tmp_path: Path)
 
 
 def test_names_that_need_quotes_are_written_with_them():
-    language = Sql(tables={"order": {"18 x": "TEXT", "group": "INTEGER", "é": "TEXT", 'say "a"': "TEXT", "last": "TEXT"}})
+    language = Sql(
+        tables={"order": {"18 x": "TEXT", "group": "INTEGER", "é": "TEXT", 'say "a"': "TEXT", "last": "TEXT"}}
+    )
     constraint = language.compile(SMALL)
-    for query in ('SELECT "18 x", `group`, "é", last FROM "order"', 'SELECT "say ""a""" FROM `ORDER` WHERE "group" = 1'):
+    for query in (
+        'SELECT "18 x", `group`, "é", last FROM "order"',
+        'SELECT "say ""a""" FROM `ORDER` WHERE "group" = 1',
+    ):
         assert is_member(constraint, query), query
-    for query in ('SELECT "18 x" FROM order', 'SELECT group FROM "order"', 'SELECT é FROM "order"', 'SELECT "É" FROM "order"'):
+    for query in (
+        'SELECT "18 x" FROM order',
+        'SELECT group FROM "order"',
+        'SELECT é FROM "order"',
+        'SELECT "É" FROM "order"',
+    ):
         assert not is_member(constraint, query), query
 
 
@@ -297,12 +313,18 @@ def test_a_schema_is_read_again_when_its_file_changes(tmp_path: Path):
         ({"ddl": "SELECT 1"}, "the declared schema has no tables"),
         ({"ddl": "CREATE TABL t"}, "CREATE statements are refused: near"),
         ({"tables": {"t": {"a": "INT"}}, "dialect": "oracle"}, "dialect='oracle' is not supported; use one of sqlite"),
-        ({"tables": {"t": {"a": "INT"}}, "string_length": 10**6}, "string_length=1000000 must be a whole number from 0 to 1000"),
+        (
+            {"tables": {"t": {"a": "INT"}}, "string_length": 10**6},
+            "string_length=1000000 must be a whole number from 0 to 1000",
+        ),
         ({"database": "sqlite://"}, "names no file"),
         ({"database": "no such ://"}, "neither a file nor an SQLAlchemy URL"),
         ({"database": "snowflake://me:secret@x/y"}, r"me:\*\*\*@x/y: databases of kind 'snowflake' are not supported"),
         ({"database": "postgresql+psycopg2://me:secret@x/y"}, r"me:\*\*\*@x/y: the driver 'psycopg2' is not installed"),
-        ({"database": "postgresql+psycopg://me:secret@127.0.0.1:1/y"}, r"cannot connect to .*me:\*\*\*@127.0.0.1:1/y: .*check host"),
+        (
+            {"database": "postgresql+psycopg://me:secret@127.0.0.1:1/y"},
+            r"cannot connect to .*me:\*\*\*@127.0.0.1:1/y: .*check host",
+        ),
     ],
 )
 def test_bad_databases_and_options_are_named_without_passwords(arguments, message):
