@@ -18,9 +18,9 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import regex
 from partialsmiles import kekulize, smiparser, valence
@@ -53,8 +53,7 @@ class Neighbour(NamedTuple):
     element: int
 
 
-@dataclass(frozen=True, slots=True)
-class Atom:
+class Atom(NamedTuple):
     """An atom that may still get bonds. hydrogens: as written in brackets, -1 where they are implied."""
 
     element: int
@@ -88,8 +87,10 @@ class Invalid(Exception):
     """No SMILES begins like this."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefix:
+_EMPTY: Mapping[Any, Any] = MappingProxyType({})
+
+
+class Prefix(NamedTuple):
     """What can still change in a molecule whose text has been read so far.
 
     stack       ids of the atoms that branches go back to, the current one last; -1 where none is yet
@@ -104,10 +105,10 @@ class Prefix:
     """
 
     stack: tuple[int, ...] = (-1,)
-    atoms: Mapping[int, Atom] = field(default_factory=dict)
-    rings: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    atoms: Mapping[int, Atom] = _EMPTY
+    rings: Mapping[str, tuple[int, str]] = _EMPTY
     spine: tuple[Node | None, ...] = (None,)
-    openers: Mapping[str, Node] = field(default_factory=dict)
+    openers: Mapping[str, Node] = _EMPTY
     loose: frozenset[int] = frozenset()
     systems: tuple[_System, ...] = ()
     bond: str = ""
@@ -127,7 +128,7 @@ def read(state: Prefix, symbol: str) -> Prefix:
     if symbol in BOND_ORDERS:
         if state.stack[-1] < 0 or state.bond:
             raise Invalid
-        return replace(state, bond=symbol, last=symbol)
+        return state._replace(bond=symbol, last=symbol)
     if symbol[0] in "0123456789%":
         return _ring(state, symbol)
     return _dot(state) if symbol == "." else _atom(state, symbol)
@@ -143,7 +144,7 @@ def check(state: Prefix, begun: str = "") -> None:
         # Whether it opens or closes a ring, it adds a bond.
         state = _ring(state, begun)
     elif begun:
-        state = replace(state, last="[")
+        state = state._replace(last="[")
     if here >= 0:
         _check_open(state, here, bool(begun) and begun[0] == "[")
 
@@ -152,7 +153,7 @@ def finish(state: Prefix) -> None:
     """Raises Invalid where the text so far is no whole molecule."""
     if state.rings or len(state.stack) > 1 or state.stack[-1] < 0 or state.bond or state.last == ")":
         raise Invalid
-    _left(replace(state, stack=(-1,)), state.stack[-1])
+    _left(state._replace(stack=(-1,)), state.stack[-1])
 
 
 def _branch(state: Prefix, symbol: str) -> Prefix:
@@ -161,8 +162,7 @@ def _branch(state: Prefix, symbol: str) -> Prefix:
     if symbol == "(":
         if state.stack[-1] < 0 or state.last == "(":
             raise Invalid
-        return replace(
-            state,
+        return state._replace(
             stack=(*state.stack, state.stack[-1]),
             spine=(*state.spine, state.spine[-1]),
             last="(",
@@ -172,14 +172,14 @@ def _branch(state: Prefix, symbol: str) -> Prefix:
     if state.last in "()" or len(state.stack) < 2:
         raise Invalid
     left = state.stack[-1]
-    state = replace(state, stack=state.stack[:-1], spine=state.spine[:-1], last=")", after_branch=True)
+    state = state._replace(stack=state.stack[:-1], spine=state.spine[:-1], last=")", after_branch=True)
     return _left(state, left)
 
 
 def _dot(state: Prefix) -> Prefix:
     if state.stack[-1] < 0 or state.bond or state.last == ")" or state.rings or len(state.stack) > 1:
         raise Invalid
-    return _left(replace(state, stack=(-1,), spine=(None,), last="."), state.stack[-1])
+    return _left(state._replace(stack=(-1,), spine=(None,), last="."), state.stack[-1])
 
 
 def _atom(state: Prefix, symbol: str) -> Prefix:
@@ -191,15 +191,14 @@ def _atom(state: Prefix, symbol: str) -> Prefix:
         old = atoms[before]
         arom = atom.arom and old.arom and not state.bond
         order = BOND_ORDERS[state.bond] if state.bond else 1
-        atoms[before] = replace(old, bonds=(*old.bonds, Bond(order, arom, k, Neighbour(atom.element))))
-        atom = replace(atom, bonds=(Bond(order, arom, before, Neighbour(old.element)),))
+        atoms[before] = old._replace(bonds=(*old.bonds, Bond(order, arom, k, Neighbour(atom.element))))
+        atom = atom._replace(bonds=(Bond(order, arom, before, Neighbour(old.element)),))
         if arom:
             systems = _joined(systems, before, k)
     atoms[k] = atom
     parent = state.spine[-1]
     node = Node(k, 0 if parent is None else parent.depth + 1, parent)
-    state = replace(
-        state,
+    state = state._replace(
         stack=(*state.stack[:-1], k),
         atoms=atoms,
         spine=(*state.spine[:-1], node),
@@ -222,7 +221,7 @@ def _ring(state: Prefix, number: str) -> Prefix:
     assert node is not None
     if number not in rings:
         rings[number], openers[number] = (here, state.bond), node
-        return replace(state, rings=rings, openers=openers, bond="", last=number[-1])
+        return state._replace(rings=rings, openers=openers, bond="", last=number[-1])
     there, written = rings.pop(number)
     on_ring = _between(openers.pop(number), node)
     atoms = dict(state.atoms)
@@ -234,11 +233,10 @@ def _ring(state: Prefix, number: str) -> Prefix:
         raise Invalid
     arom = not orders and a.arom and b.arom
     order = orders.pop() if orders else 1
-    atoms[there] = replace(a, bonds=(*a.bonds, Bond(order, arom, here, Neighbour(b.element))))
-    atoms[here] = replace(b, bonds=(*b.bonds, Bond(order, arom, there, Neighbour(a.element))))
+    atoms[there] = a._replace(bonds=(*a.bonds, Bond(order, arom, here, Neighbour(b.element))))
+    atoms[here] = b._replace(bonds=(*b.bonds, Bond(order, arom, there, Neighbour(a.element))))
     systems = _joined(state.systems, there, here) if arom else state.systems
-    state = replace(
-        state,
+    state = state._replace(
         atoms=atoms,
         rings=rings,
         openers=openers,
@@ -261,7 +259,7 @@ def _left(state: Prefix, k: int) -> Prefix:
     if not _common(atom, _explicit(atom) + needs):
         raise Invalid
     atoms = {key: other for key, other in state.atoms.items() if key != k}
-    return replace(state, atoms=atoms, systems=_closed(state.systems, k, needs))
+    return state._replace(atoms=atoms, systems=_closed(state.systems, k, needs))
 
 
 def _check_rings(state: Prefix) -> None:
@@ -342,11 +340,11 @@ def _valences(atom: Atom) -> Sequence[int]:
 
 def _with_hydrogens(atom: Atom, explicit: int) -> Atom:
     if atom.hydrogens >= 0:
-        return replace(atom, implh=atom.hydrogens)
+        return atom._replace(implh=atom.hydrogens)
     implied = smiparser.SmilesValence(atom.element, explicit) - explicit
     if implied > 0 and (atom.arom or any(bond.arom for bond in atom.bonds)):
         implied -= 1
-    return replace(atom, implh=implied)
+    return atom._replace(implh=implied)
 
 
 def _common(atom: Atom, explicit: int) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,8 +13,7 @@ from grammars.vocabulary import Vocabulary
 REMEMBERED = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Reading:
+class Reading(NamedTuple):
     """Where the reading of symbols stands: the state before the last symbol, the symbol, the state after it.
 
     The last symbol is kept since `C` may become `Cl`. `after` is None while a bracket or a ring number is not whole.
