@@ -80,7 +80,7 @@ def compile_json(language: JsonSchema, vocabulary: Vocabulary) -> Compiled:
     exact = relaxed.exact and not layout and not _repeats_names(graph)
     constraint: Constraint = mask
     if not exact:
-        planner = Planner()
+        planner = Planner(relaxed.ordered)
         plan = planner.nothing if relaxed.exact else planner.plan((graph.root,))
         before = JsonState.before(plan, layout)
         if not any(before.read(byte) for byte in _FIRST_BYTES):

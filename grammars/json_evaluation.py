@@ -28,6 +28,9 @@ MUST, EVALUATED, COUNTED, UNEVALUATED = 0, 1, 2, 3
 # Members whose plans are remembered, for each plan.
 REMEMBERED_KEYS = 2_000
 
+# Nodes with more properties wait for the closing bracket before they hold for ever.
+SETTLING_KEYS = 16
+
 Verdicts = tuple[int, ...]
 Link = tuple[int, int, int]
 
@@ -76,9 +79,13 @@ class _Names:
 
 
 class Planner:
-    """Makes each plan once."""
+    """Makes each plan once.
 
-    def __init__(self) -> None:
+    ordered  indices of the nodes whose properties can only come in their order, before all others
+    """
+
+    def __init__(self, ordered: frozenset[int] = frozenset()) -> None:
+        self.ordered = ordered
         self._plans: dict[tuple[int, ...], Plan] = {}
         self.nothing = self.plan(())
 
@@ -104,6 +111,8 @@ class Plan:
             (position[node.index], _step(node, position, self._keys)) for node in self.nodes if _applies(node)
         ]
         self._required = [self.bits(node.required) for node in self.nodes]
+        self._settling = [_settling(node) for node in self.nodes]
+        self._settling_bits = [self.bits(keys or ()) for keys in self._settling]
         self._dependent = [
             [(self.bits((key,)), self.bits(names)) for key, names in node.dependent_required] for node in self.nodes
         ]
@@ -117,6 +126,7 @@ class Plan:
             for node in self.nodes
         )
         self.unique = sum(1 << i for i, node in enumerate(self.nodes) if node.unique and node.kinds & ARRAY)
+        self._ranks = self._order(planner.ordered)
         self._members: dict[str, Member] = {}
         self._items: dict[int, Member] = {}
         self._longest_prefix = max((len(node.prefix) for node in self.nodes), default=0)
@@ -132,6 +142,23 @@ class Plan:
             if key in self._keys:
                 found |= 1 << self._keys[key]
         return found
+
+    def _order(self, ordered: frozenset[int]) -> dict[str, int]:
+        """The places of the names that can only come in their order; empty where the order is not known."""
+        if len(self.roots) != 1:
+            return {}
+        first = self.nodes[self.roots[0]]
+        while not first.properties and len(first.all_of) == 1 and not first.any_of and not first.one_of:
+            first = first.all_of[0]
+        return {name: k for k, name in enumerate(first.properties)} if first.index in ordered else {}
+
+    def rank(self, name: str) -> int:
+        """The place of a name; one that is not listed comes after all that are."""
+        return self._ranks.get(name, len(self._ranks))
+
+    def passed(self, rank: int) -> int:
+        """Bits of the watched keys that can no longer come once a name of this place has come."""
+        return self.bits(name for name, k in self._ranks.items() if k < rank) if rank > 0 else 0
 
     # Values without members.
 
@@ -228,7 +255,9 @@ class Plan:
         started: int,
         closed: bool,
         present: int,
+        passed: int,
         failed: int,
+        waiting: int,
         counts: dict[int, int],
         unevaluated: frozenset[tuple[int, int]],
         value: Any,
@@ -237,7 +266,9 @@ class Plan:
 
         count, started  members that have ended (of an object: that are named), and that have begun
         present         bits of the watched keys it has
+        passed          bits of those that can no longer come
         failed          bits of the nodes that a member, a name or a repeated item has made invalid
+        waiting         bits of the nodes that want a member valid which is still being written
         counts          by node: how many items `contains` has found
         unevaluated     (node, bits of the nodes that evaluate it) of members that the node's unevaluated* does not allow
         value           its `value_key` once it is closed, where `compares`
@@ -247,23 +278,26 @@ class Plan:
             if failed >> i & 1:
                 verdicts[i] = INVALID
             elif kind == OBJECT:
-                verdicts[i] = self._object(i, count, started, closed, present, value)
+                verdicts[i] = self._object(i, count, started, closed, present, passed, waiting, value)
             else:
                 verdicts[i] = _array(self.nodes[i], count, started, closed, counts.get(i, 0), value)
         return self._combined(verdicts, present, closed, unevaluated)
 
-    def _object(self, i: int, count: int, started: int, closed: bool, present: int, value: Any) -> int:
+    def _object(
+        self, i: int, count: int, started: int, closed: bool, present: int, passed: int, waiting: int, value: Any
+    ) -> int:
         node = self.nodes[i]
         missing = self._required[i] & ~present
         for key, names in self._dependent[i]:
             if present & key:
                 missing |= names & ~present
         most = node.max_properties
-        if most is not None and max(started, count + missing.bit_count()) > most:
+        if missing & passed or (most is not None and max(started, count + missing.bit_count()) > most):
             return INVALID
         if not closed:
-            settled = not missing and count >= node.min_properties and _settles(node)
-            return VALID if settled else OPEN
+            if missing or count < node.min_properties or self._settling[i] is None or waiting >> i & 1:
+                return OPEN
+            return OPEN if self._settling_bits[i] & ~present & ~passed else VALID
         if missing or count < node.min_properties:
             return INVALID
         return VALID if node.values is None or value in node.values else INVALID
@@ -438,6 +472,8 @@ def _watched(nodes: list[Node]) -> dict[str, int]:
                 keys.setdefault(one, len(keys))
         for key, _ in node.dependent_schemas:
             keys.setdefault(key, len(keys))
+        for key in _settling(node) or ():
+            keys.setdefault(key, len(keys))
     return keys
 
 
@@ -462,7 +498,7 @@ def _fixed(node: Node, kind: int) -> int:
         return VALID if asks_nothing else OPEN
     if kind == ARRAY:
         return VALID if not node.min_items and node.contains is None and _settles(node) else OPEN
-    return VALID if not node.min_properties and not node.required and _settles(node) else OPEN
+    return VALID if not node.min_properties and not node.required and _settling(node) == () else OPEN
 
 
 def _settles(node: Node) -> bool:
@@ -477,6 +513,20 @@ def _settles(node: Node) -> bool:
         and not node.dependent_required
         and all(one.is_true for one in below)
     )
+
+
+def _settling(node: Node) -> tuple[str, ...] | None:
+    """The keys after which no further member can make the node's own verdict on an object worse; None where any can."""
+    others = [*(one for _, one in node.patterns), node.additional, node.names, node.unevaluated_properties]
+    if (
+        node.values is not None
+        or node.max_properties is not None
+        or node.dependent_required
+        or not all(one is None or one.is_true for one in others)
+    ):
+        return None
+    keys = tuple(name for name, one in node.properties.items() if not one.is_true)
+    return keys if len(keys) <= SETTLING_KEYS else None
 
 
 def _fits_number(node: Node, number: Decimal) -> bool:

@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from grammars import json_sets
-from grammars.json_evaluation import EVALUATED, INVALID, MUST, UNEVALUATED, VALID, Link, Member, Plan, Verdicts
+from grammars.json_evaluation import EVALUATED, INVALID, MUST, OPEN, UNEVALUATED, VALID, Link, Member, Plan, Verdicts
 from grammars.json_nodes import ARRAY, OBJECT
 from grammars.json_numbers import LONGEST_NUMBER, decimal_of
 
@@ -42,12 +42,13 @@ class _Frame:
     member   how it is judged itself: its plan, and what `above` asks of it
     verdicts of its plan's roots, as they stand
     keys     names it has; the values of its items, where they must differ
+    rank     the highest place in the order of names that has come; passed: bits of the keys that can then no longer come
     values   (value key, those before), where its own value will be compared
     """
 
     __slots__ = (
-        "above", "capture", "count", "counts", "depth", "failed", "keys", "kind", "member", "present", "unevaluated",
-        "values", "verdicts",
+        "above", "capture", "count", "counts", "depth", "failed", "keys", "kind", "member", "passed", "present", "rank",
+        "unevaluated", "values", "verdicts",
     )  # fmt: skip
 
     above: _Frame | None
@@ -57,6 +58,8 @@ class _Frame:
     capture: bool
     count: int
     present: int
+    rank: int
+    passed: int
     failed: int
     counts: dict[int, int]
     unevaluated: frozenset[tuple[int, int]]
@@ -73,6 +76,8 @@ class _Frame:
         other.capture = self.capture
         other.count = self.count
         other.present = self.present
+        other.rank = self.rank
+        other.passed = self.passed
         other.failed = self.failed
         other.counts = self.counts
         other.unevaluated = self.unevaluated
@@ -91,11 +96,17 @@ class _Frame:
         if not plan.nodes:
             return ()
         failed, counts, unevaluated = self.failed | refused, self.counts, self.unevaluated
+        waiting = 0
         if member is not None and member.links:
             failed, counts, unevaluated = _told(member, verdicts, failed, counts, unevaluated, False)
+            for what, i, k in member.links:
+                if what == MUST and verdicts[k] == OPEN:
+                    waiting |= 1 << i
         # A member of an object counts from its name on.
         count = started if member is not None and self.kind == OBJECT else self.count
-        return plan.container(self.kind, count, started, False, self.present, failed, counts, unevaluated, None)
+        return plan.container(
+            self.kind, count, started, False, self.present, self.passed, failed, waiting, counts, unevaluated, None
+        )
 
 
 def _told(
@@ -286,7 +297,7 @@ class JsonState:
         frame.above, frame.member, frame.kind = above, self.member, kind
         frame.depth = 1 if above is None else above.depth + 1
         frame.capture = self.capture
-        frame.count = frame.present = frame.failed = 0
+        frame.count = frame.present = frame.failed = frame.rank = frame.passed = 0
         frame.counts, frame.unevaluated = _NO_COUNTS, _NONE_UNEVALUATED
         frame.keys, frame.values = json_sets.EMPTY, None
         frame.verdicts = frame.judged(0)
@@ -362,6 +373,8 @@ class JsonState:
             if plan.names:
                 frame.failed |= plan.refused_name(name)
             frame.present |= plan.bits((name,))
+            if (rank := plan.rank(name)) > frame.rank:
+                frame.rank, frame.passed = rank, plan.passed(rank)
         if frame.capture:
             frame.values = (name, frame.values)
         self._expect(member)
@@ -423,7 +436,9 @@ class JsonState:
                 frame.count,
                 True,
                 frame.present,
+                frame.passed,
                 frame.failed,
+                0,
                 frame.counts,
                 frame.unevaluated,
                 key,

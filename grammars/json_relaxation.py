@@ -43,12 +43,14 @@ class Relaxed:
     exact    whether it is the whole truth
     decided  (node's index, keyword) -> who enforces it, where that is not the mask
     written  indices of the nodes that the engine's schema covers
+    ordered  indices of those whose properties can only come in their order, before others, wherever the node holds
     """
 
     schema: Any
     exact: bool
     decided: dict[tuple[int, str], str] = field(default_factory=dict)
     written: set[int] = field(default_factory=set)
+    ordered: frozenset[int] = frozenset()
 
 
 def relax(graph: Graph, any_order: bool, simple: bool) -> Relaxed:
@@ -69,6 +71,7 @@ class _Writer:
         self.definitions: dict[str, Any] = {}
         self.todo: list[Node] = []
         self.written: set[int] = set()
+        self.listed: set[int] = set()
 
     def result(self) -> Relaxed:
         if self.graph.root.empty:
@@ -85,7 +88,8 @@ class _Writer:
         if self.definitions:
             schema = {"allOf": [schema]} if "$ref" in schema and len(schema) > 1 else dict(schema)
             schema["$defs"] = self.definitions
-        return Relaxed(schema, self.exact, self.decided, self.written)
+        ordered = frozenset(self.listed - _optional(self.graph.root))
+        return Relaxed(schema, self.exact, self.decided, self.written, ordered)
 
     def _left(self, node: Node, keyword: str, by: str = PREDICATE) -> None:
         self.exact = False
@@ -261,6 +265,7 @@ class _Writer:
                 self._left(node, "additionalProperties")
         else:
             if node.properties:
+                self.listed.add(node.index)
                 own["properties"] = {
                     name: self._node(one, depth + 1) for name, one in node.properties.items() if _written(name)
                 }
@@ -305,6 +310,35 @@ def _shared(root: Node) -> set[int]:
             seen.add(one.index)
             todo.append(one)
     return shared
+
+
+def _optional(root: Node) -> set[int]:
+    """The nodes that need not hold where they are looked at: where they do not, the mask may let names come in another order."""
+    certain = {root.index}
+    optional: list[Node] = []
+    todo = [root]
+    while todo:
+        node = todo.pop()
+        below = (
+            *node.prefix,
+            *node.properties.values(),
+            *(one for _, one in node.patterns),
+            node.items,
+            node.additional,
+        )
+        sure = [one for one in (*node.all_of, *below) if one is not None]
+        new = [one for one in sure if one.index not in certain]
+        certain.update(one.index for one in new)
+        todo += new
+        kept = {one.index for one in sure}
+        optional += [one for one in (*node.in_place(), *node.below_it()) if one.index not in kept]
+    found = {one.index for one in optional}
+    while optional:
+        node = optional.pop()
+        new = [one for one in (*node.in_place(), *node.below_it()) if one.index not in found]
+        found.update(one.index for one in new)
+        optional += new
+    return found
 
 
 def _crowded(graph: Graph) -> set[int]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import enum
 import json
+import random
 import typing
 from dataclasses import dataclass
 
+import jsonschema
 import pydantic
 import pytest
 
 from grammars.errors import GrammarError, Unsatisfiable
 from grammars.json_schema import JsonSchema
-from tests.grammars.small import SMALL, is_member
+from tests.grammars.small import SMALL, by_bytes, is_member, walk
+from tests.grammars.test_json_machine import random_schema, random_value
 
 PRETTY = json.dumps({"a": [1, 2]}, indent=2)
 
@@ -211,3 +214,45 @@ def test_a_schema_changed_afterwards_changes_nothing():
     language = JsonSchema(schema)
     schema["type"] = "string"
     assert is_member(language.compile(SMALL), "1")
+
+
+@pytest.mark.parametrize(
+    ("further", "text"),
+    [
+        ({"dependentRequired": {"b": ["a"]}}, b'{"b"'),
+        ({"if": {"properties": {"b": {"const": 1}}, "required": ["b"]}, "then": {"required": ["a"]}}, b'{"b": 1,'),
+        ({"oneOf": [{"required": ["a"]}, {"required": ["c"], "properties": {"b": {"type": "null"}}}]}, b'{"b": 1'),
+    ],
+)
+def test_a_key_that_can_no_longer_come_in_its_order_is_missed_at_once(further, text):
+    """a comes before b: what would want it after b is refused there, not at the closing bracket."""
+    properties = {"a": {"type": "integer"}, "b": {"type": "integer"}, "c": {"type": "integer"}}
+    schema = {"type": "object", "properties": properties, "additionalProperties": False, **further}
+    assert by_bytes(JsonSchema(schema).compile(SMALL), text) is None
+    assert by_bytes(JsonSchema(schema, order="any").compile(SMALL), text) is not None
+
+
+def test_masks_and_predicates_together_judge_random_schemas_as_jsonschema_does():
+    """In any order, on values without fractions, whose spelling is the plain one; and every finished walk is valid."""
+    rng, judged = random.Random(5), [0, 0]
+    for _ in range(60):
+        schema = random_schema(rng, 3)
+        validator = jsonschema.Draft202012Validator(schema)
+        values = [random_value(rng, 3) for _ in range(6)]
+        for order in ("any", "schema"):
+            try:
+                constraint = JsonSchema(schema, order=order).compile(SMALL)
+                constraint.start()
+            except Unsatisfiable:
+                assert not any(map(validator.is_valid, values)), schema
+                continue
+            for _ in range(3):
+                tokens, finished = walk(constraint, rng, 40)
+                if finished:
+                    assert validator.is_valid(json.loads(SMALL.decode(tokens))), (schema, SMALL.decode(tokens))
+            for value in values if order == "any" else []:
+                text, valid = json.dumps(value), validator.is_valid(value)
+                if ".0" not in text:
+                    assert is_member(constraint, text) == valid, (schema, text)
+                    judged[valid] += 1
+    assert min(judged) > 50
