@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from grammars.constraint import ConstraintState, Language
 from grammars.errors import GrammarError
 from grammars.registry import Example, grammar
-from grammars.sql_database import Database, open_database
-from grammars.sql_dialect import Dialect, dialect_named
-from grammars.sql_grammar import lark_of_schema
-from grammars.sql_reader import Reader
-from grammars.sql_schema import Schema
-from grammars.sql_scope import Frame, Names
 from grammars.vocabulary import Vocabulary
+
+# grammars/queries/ is loaded where it is used: the registry loads this file for every command.
+if TYPE_CHECKING:
+    from grammars.queries.database import Database
+    from grammars.queries.schema import Schema
+    from grammars.queries.scope import Frame
 
 REMEMBERED_VERDICTS = 4096
 PATIENCE = 16
@@ -99,7 +101,7 @@ class Sql(Language):
 
     def __init__(
         self,
-        database: str | Mapping[str, Any] | None = None,
+        database: str | os.PathLike[str] | Mapping[str, Any] | None = None,
         dialect: str | None = None,
         *,
         tables: Mapping[str, Mapping[str, str]] | None = None,
@@ -112,6 +114,9 @@ class Sql(Language):
         refresh: bool = False,
         version: str | None = None,
     ) -> None:
+        from grammars.queries.database import open_database
+        from grammars.queries.dialect import dialect_named
+
         given = [one for one in (database, tables, ddl) if one is not None]
         if len(given) != 1:
             raise GrammarError("give one of database, tables= and ddl=: a file, a URL, or a schema without a database")
@@ -122,7 +127,10 @@ class Sql(Language):
         elif ddl is not None:
             database = {"ddl": ddl}
         assert database is not None
-        self.database: str | Mapping[str, Any] = database if isinstance(database, Mapping) else str(database)
+        if not isinstance(database, Mapping):
+            # The spec may be read in another folder.
+            database = str(database) if "://" in str(database) else str(Path(database).absolute())
+        self.database: str | Mapping[str, Any] = database
         self.options = {
             "check_types": check_types, "forward_alias": forward_alias, "forward_column": forward_column,
             "name_length": name_length, "string_length": string_length,
@@ -138,7 +146,7 @@ class Sql(Language):
         if version is not None and version != self._opened.schema.fingerprint:
             # The spec was made when the tables were others: look again, once.
             self._opened = open_database(self.database, dialect, refresh=True)
-        self.dialect: Dialect = dialect_named(self._opened.dialect)
+        self.dialect = dialect_named(self._opened.dialect)
 
     def __repr__(self) -> str:
         return f"Sql({self.dialect.name}: {', '.join(table.name for table in self.schema.tables)})"
@@ -167,13 +175,13 @@ class Sql(Language):
         sample_values  values of every column to show, at most 10
         max_chars      of the whole: samples go first, then types, then tables, and the prompt says so
         """
-        from grammars.sql_prompt import completion
+        from grammars.queries.prompt import completion
 
         return completion(self.database, self._opened, question, sample_values, max_chars)
 
     def messages(self, question: str, sample_values: int = 0, max_chars: int = 6000) -> list[dict[str, str]]:
         """The same as a conversation, for a model with a chat template."""
-        from grammars.sql_prompt import conversation
+        from grammars.queries.prompt import conversation
 
         return conversation(self.database, self._opened, question, sample_values, max_chars)
 
@@ -185,6 +193,9 @@ class SqlConstraint:
 
     def __init__(self, language: Sql, database: Database, vocabulary: Vocabulary) -> None:
         from grammars.llguidance_engine import compile_guided
+        from grammars.queries.reader import Reader
+        from grammars.queries.scope import Names
+        from grammars.queries.syntax import lark_of_schema
 
         options, dialect = language.options, language.dialect
         names = Names(database.schema, dialect, options["forward_alias"], options["forward_column"])
@@ -218,7 +229,7 @@ class SqlConstraint:
     def _refusal(self, query: str) -> str | None:
         if self._database.explainer is not None:
             return self._database.explainer.refusal(query)
-        from grammars.sql_judge import refusal
+        from grammars.queries.judge import refusal
 
         return refusal(query, self._database.schema, self._dialect)
 

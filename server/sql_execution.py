@@ -102,9 +102,9 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
 
 def _check(database: str, query: str) -> None:
     """Refuse for other databases than SQLite, which has its authorizer, what is not one SELECT by its syntax."""
-    from grammars.sql_database import sqlite_file
-    from grammars.sql_judge import not_a_select
-    from grammars.sql_server import dialect_of_url
+    from grammars.queries.database import sqlite_file
+    from grammars.queries.judge import not_a_select
+    from grammars.queries.server import dialect_of_url
 
     try:
         if sqlite_file(database) is not None:

@@ -54,7 +54,7 @@ Rows = tuple[list[str], Iterator[Iterable[Any]]]
 
 
 def _run(request: dict[str, Any]) -> Rows:
-    from grammars.sql_database import sqlite_file
+    from grammars.queries.database import sqlite_file
 
     path = sqlite_file(request["database"])
     return _run_sqlite(path, request) if path is not None else _run_server(request)
@@ -63,7 +63,7 @@ def _run(request: dict[str, Any]) -> Rows:
 def _run_sqlite(path: Path, request: dict[str, Any]) -> Rows:
     import sqlite3
 
-    from grammars.sql_sqlite import allow_only_reading, open_read_only
+    from grammars.queries.sqlite import allow_only_reading, open_read_only
 
     # Whatever a statement may find to write to a file with: not more than a read-only database's own shared-memory index.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
@@ -101,7 +101,7 @@ def _of_sqlite(error: Exception) -> Exception:
 def _run_server(request: dict[str, Any]) -> Rows:
     import sqlalchemy
 
-    from grammars.sql_server import connect, open_engine, read_rows
+    from grammars.queries.server import connect, open_engine, read_rows
 
     connection = connect(open_engine(request["database"]), int(1000 * request["timeout_s"]))
     try:

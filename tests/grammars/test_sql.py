@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from grammars.errors import GrammarError
+from grammars.queries.schema import NUMBER, TEXT, TIME
 from grammars.registry import compile_cached, language_from_spec
 from grammars.sql import Sql, SqlConstraint
-from grammars.sql_schema import NUMBER, TEXT, TIME
 from tests.grammars.small import SMALL, by_bytes, is_member
 
 

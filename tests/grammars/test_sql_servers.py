@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from grammars.errors import GrammarError
+from grammars.queries.schema import BOOL, NUMBER, TEXT, TIME
 from grammars.sql import Sql, SqlConstraint
-from grammars.sql_schema import BOOL, NUMBER, TEXT, TIME
 from tests.grammars.small import SMALL, is_member
 
 TABLES = """

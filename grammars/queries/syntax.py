@@ -6,7 +6,7 @@ White space is written out, bounded, and required between words. The grammar exi
     _o  a SELECT whose FROM has a sub-query in it, which may give its columns any name
     _w  everything under a WITH, whose names may stand for tables and columns alike
 
-Which names are in scope is not context-free: `sql_scope` judges that.
+Which names are in scope is not context-free: `scope` judges that.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from grammars.sql_dialect import CLAUSE_WORDS, KEYWORDS, NOT_ALIASES, Dialect
-from grammars.sql_schema import Schema
+from grammars.queries.dialect import CLAUSE_WORDS, KEYWORDS, NOT_ALIASES, Dialect
+from grammars.queries.schema import Schema
 
 CONSTANTS = ("null", "true", "false", "current_date", "current_time", "current_timestamp")
 FIELDS = ("year", "month", "day", "hour", "minute", "second", "quarter", "week", "dow", "doy", "epoch")

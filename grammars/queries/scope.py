@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from grammars.sql_dialect import Dialect, Function
-from grammars.sql_grammar import usable_unquoted
-from grammars.sql_schema import ANY, Schema
+from grammars.queries.dialect import Dialect, Function
+from grammars.queries.schema import ANY, Schema
+from grammars.queries.syntax import usable_unquoted
 
 # What a frame waits for.
 OPERAND, AFTER, TABLE, NAME, COLUMN, TYPE, CTE, USING, NOTHING = range(9)

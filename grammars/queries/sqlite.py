@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import GrammarError
-from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table, kinds_of_type
+from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table, kinds_of_type
 
 if TYPE_CHECKING:
     import sqlite3

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grammars.sql_dialect import Dialect, dialect_named
-from grammars.sql_schema import Schema
+from grammars.queries.dialect import Dialect, dialect_named
+from grammars.queries.schema import Schema
 
 
 def not_a_select(query: str, dialect: str) -> str | None:

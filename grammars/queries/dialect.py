@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 
 from grammars.errors import GrammarError
-from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME
+from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME
 
 
 def _words(*texts: str) -> frozenset[str]:

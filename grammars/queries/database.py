@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from grammars.errors import GrammarError
-from grammars.sql_schema import Schema, Table, ddl_of_tables
+from grammars.queries.schema import Schema, Table, ddl_of_tables
 
 if TYPE_CHECKING:
     import sqlite3
@@ -66,18 +66,18 @@ def open_database(database: str | Mapping[str, Any], dialect: str | None, refres
 
 def first_values(name: str | Mapping[str, Any], database: Database, table: Table, count: int) -> list[list[Any]]:
     """Up to `count` different values of each column of a table, from its first rows; none of a view's or a declared table's."""
-    from grammars import sql_server, sql_sqlite
+    from grammars.queries import server, sqlite
 
     if isinstance(name, Mapping) or table.is_view:
         return [[] for _ in table.columns]
     if (path := sqlite_file(name)) is not None:
-        connection = sql_sqlite.open_read_only(path)
+        connection = sqlite.open_read_only(path)
         try:
-            seen = sql_sqlite.first_values(connection, table)
+            seen = sqlite.first_values(connection, table)
         finally:
             connection.close()
     else:
-        seen = sql_server.first_values(name, table)
+        seen = server.first_values(name, table)
     return [[*dict.fromkeys(value for value in values if value is not None)][:count] for values in seen]
 
 
@@ -85,45 +85,45 @@ def sqlite_file(database: str) -> Path | None:
     """The SQLite file that a path or a sqlite:// URL names; None for other URLs."""
     if "://" not in database:
         return Path(database)
-    from grammars.sql_server import dialect_of_url, sqlite_path
+    from grammars.queries.server import dialect_of_url, sqlite_path
 
     return Path(sqlite_path(database)) if dialect_of_url(database) == "sqlite" else None
 
 
 def _opened(database: str | Mapping[str, Any], dialect: str | None) -> Database:
-    from grammars import sql_server, sql_sqlite
+    from grammars.queries import server, sqlite
 
     if isinstance(database, Mapping):
         ddl = _ddl(database)
 
         def declared() -> sqlite3.Connection:
-            return sql_sqlite.open_declared(ddl)
+            return sqlite.open_declared(ddl)
 
         spoken = dialect or "sqlite"
-        explainer = sql_sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
+        explainer = sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
         return _checked(Database(_read_sqlite(declared()), spoken, explainer), "the declared schema")
     if (path := sqlite_file(database)) is not None:
         if dialect not in (None, "sqlite"):
             raise GrammarError(f"{path} is a SQLite database, but dialect={dialect!r} was given; leave dialect out")
 
         def file() -> sqlite3.Connection:
-            return sql_sqlite.open_read_only(path)
+            return sqlite.open_read_only(path)
 
-        return _checked(Database(_read_sqlite(file()), "sqlite", sql_sqlite.SqliteExplainer(file)), str(path))
-    spoken = {"mariadb": "mysql"}.get(kind := sql_server.dialect_of_url(database), kind)
+        return _checked(Database(_read_sqlite(file()), "sqlite", sqlite.SqliteExplainer(file)), str(path))
+    spoken = {"mariadb": "mysql"}.get(kind := server.dialect_of_url(database), kind)
     if dialect not in (None, spoken):
         raise GrammarError(
-            f"{sql_server.hidden(database)} speaks {spoken}, but dialect={dialect!r} was given; leave dialect out"
+            f"{server.hidden(database)} speaks {spoken}, but dialect={dialect!r} was given; leave dialect out"
         )
-    schema = sql_server.read_schema(database)
-    return _checked(Database(schema, spoken, sql_server.ServerExplainer(database)), sql_server.hidden(database))
+    schema = server.read_schema(database)
+    return _checked(Database(schema, spoken, server.ServerExplainer(database)), server.hidden(database))
 
 
 def _read_sqlite(connection: sqlite3.Connection) -> Schema:
-    from grammars import sql_sqlite
+    from grammars.queries import sqlite
 
     try:
-        return sql_sqlite.read_schema(connection)
+        return sqlite.read_schema(connection)
     finally:
         connection.close()
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import GrammarError
-from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table, kinds_of_type
+from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME, Column, ForeignKey, Schema, Table, kinds_of_type
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine

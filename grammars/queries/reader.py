@@ -1,6 +1,6 @@
 """SQL read lexeme by lexeme: each is refused as soon as the scope decides that nothing can make it good.
 
-The syntax is the mask's business (`sql_grammar`): what is read here is always the beginning of something that the grammar
+The syntax is the mask's business (`syntax`): what is read here is always the beginning of something that the grammar
 derives, so a keyword needs to be understood, not checked.
 """
 
@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
-from grammars.sql_dialect import CLAUSE_WORDS, KEYWORDS, OPERAND_WORDS, Function
-from grammars.sql_lexer import NUMBER as NUMERAL
-from grammars.sql_lexer import QUOTED, STRING, WORD, Lexeme, begun_lexeme, is_closed, split_lexemes, unquoted
-from grammars.sql_schema import ANY, BOOL, NUMBER, TEXT, TIME
-from grammars.sql_scope import (
+from grammars.queries.dialect import CLAUSE_WORDS, KEYWORDS, OPERAND_WORDS, Function
+from grammars.queries.lexer import NUMBER as NUMERAL
+from grammars.queries.lexer import QUOTED, STRING, WORD, Lexeme, begun_lexeme, is_closed, split_lexemes, unquoted
+from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME
+from grammars.queries.scope import (
     AFTER,
     COLUMN,
     CTE,

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from grammars.errors import GrammarError
-from grammars.sql_database import Database, first_values
-from grammars.sql_dialect import Dialect, dialect_named
-from grammars.sql_grammar import usable_unquoted
-from grammars.sql_schema import Table
+from grammars.queries.database import Database, first_values
+from grammars.queries.dialect import Dialect, dialect_named
+from grammars.queries.schema import Table
+from grammars.queries.syntax import usable_unquoted
 
 MOST_SAMPLES = 10
 SAMPLE_CHARS = 30
