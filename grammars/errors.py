@@ -14,7 +14,7 @@ class Unsatisfiable(GrammarError):
 
 
 class PredicateError(ReweighError):
-    """A user's predicate raised, or returned something that is not a bool."""
+    """A predicate raised, hung, returned something that is not a bool, or contradicted itself."""
 
 
 class RequestError(ReweighError, ValueError):

@@ -52,10 +52,10 @@ class Vocabulary:
     def decode(self, tokens: np.ndarray | list[int]) -> bytes:
         return b"".join(self.bytes_of(int(t)) for t in tokens)
 
-    def bitmask(self, tokens: Iterable[int]) -> np.ndarray:
+    def bitmask(self, tokens: Iterable[int] | np.ndarray) -> np.ndarray:
         """The bitmask of a set of ids: int32 [mask_words], bit t % 32 of word t // 32 is token t. Read-only."""
         mask = np.zeros(self.mask_words * 32, dtype=np.uint8)
-        mask[np.fromiter(tokens, dtype=np.int64)] = 1
+        mask[tokens if isinstance(tokens, np.ndarray) else np.fromiter(tokens, dtype=np.int64)] = 1
         words = np.packbits(mask, bitorder="little").view("<i4")
         words.flags.writeable = False
         return words
