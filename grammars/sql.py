@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 
 REMEMBERED_VERDICTS = 4096
 PATIENCE = 16
+# Characters of an alias without AS, whatever it abbreviates.
+BARE_LENGTH = 12
 
 _DEFAULTS: dict[str, Any] = {
     "check_types": True,
-    "forward_alias": 4,
+    "forward_alias": 2,
     "forward_column": 0,
     "name_length": 32,
     "string_length": 80,
@@ -52,9 +54,9 @@ class Sql(Language):
     tables          {"singer": {"name": "TEXT", "age": "INTEGER"}}, instead of a database; ddl: the same as CREATE statements
     check_types     whether `name > 3.5` is refused where no value of `name` is a number. In SQLite, where a column keeps what
                     it is given, the first 200 rows decide
-    forward_alias   characters of an alias that may be used before FROM defines it, as in SELECT s.name FROM singer AS s, or be
-                    given without AS. Names of tables and what is made from them (sing, singer_2) may be longer when used. Any
-                    unknown word would otherwise have to be taken for an alias
+    forward_alias   characters of any alias that may be used before FROM defines it, as in SELECT s.name FROM singer AS s, or
+                    be given to a table without AS. Abbreviations of a table's name (sing, sgr, singer_2) and letters with a
+                    number (T12) always may; any other unknown word would have to be taken for an alias, and most are none
     forward_column  the same for columns that a sub-query in FROM will define, as in SELECT avg(n) FROM (SELECT count(*) AS n
                     ...); 0: write WITH, which defines them first
     name_length     longest alias; string_length: longest string literal
@@ -90,7 +92,7 @@ class Sql(Language):
             {
                 "sql": {"ddl": 'CREATE TABLE t ("a b" INT, c TEXT)'},
                 "dialect": "postgresql",
-                "forward_alias": 1,
+                "forward_alias": 0,
                 "name_length": 2,
                 "string_length": 2,
             },
@@ -203,7 +205,7 @@ class SqlConstraint:
             database.schema,
             dialect,
             options["name_length"],
-            max(options["forward_alias"], 1),
+            BARE_LENGTH,
             options["string_length"],
             bool(options["forward_column"]),
         )

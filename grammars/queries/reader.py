@@ -53,6 +53,8 @@ _AFTER_OPERAND = (
     *(KEYWORDS - OPERAND_WORDS - {"when", "then", "else", "end"}),
     *("select", "not", "null", "true", "false", "distinct"),
 )
+# Characters of an alias that a column is given without AS.
+BARE_COLUMN_ALIAS = 4
 _NO_AGGREGATES = ("where", "on", "group")
 _COMPARISONS = frozenset(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 _ARITHMETIC = frozenset(["+", "-", "*", "/", "%", "||"])
@@ -131,6 +133,8 @@ class Reader:
             return _KEYWORDS[low](self, frame, low)
         if frame.last == "type":
             return frame  # the second word of a type
+        if expect == AFTER and frame.kind == "query" and not self._may_be_bare_alias(frame, low, begun=False):
+            return None
         if expect == CTE and low == "recursive" and not frame.query.recursive:
             return with_query(frame, recursive=True)
         return self._name(frame, self.names.key(word, False), follower, False)
@@ -538,14 +542,25 @@ class Reader:
 
     def _may_end_part(self, frame: Frame, word: str) -> bool:
         """Whether a word begun after an operand or alias may become one that may come there."""
-        aliased = frame.expect == AFTER and frame.query.clause in ("items", "from")
-        if aliased and not any(word.startswith(keyword) for keyword in CLAUSE_WORDS):
+        if frame.expect == AFTER and self._may_be_bare_alias(frame, word, begun=True):
             return True
         return any(
             keyword not in CLAUSE_WORDS or _KEYWORDS[keyword](self, frame, keyword) is not None
             for keyword in (_AFTER_OPERAND if frame.expect == AFTER else _AFTER_ALIAS)
             if keyword.startswith(word)
         )
+
+    def _may_be_bare_alias(self, frame: Frame, word: str, begun: bool) -> bool:
+        """Whether a word may be an alias without AS. It is none that begins like what may come in its place."""
+        query = frame.query
+        if query.clause not in ("items", "from") or frame.last == "alias" or any(map(word.startswith, CLAUSE_WORDS)):
+            return False
+        if query.clause == "items":
+            return len(word) <= max(BARE_COLUMN_ALIAS, self.names.forward_alias)
+        used = {ref.qualifier for ref in query.pending if ref.qualifier is not None}
+        if any(alias.startswith(word) if begun else alias == word for alias in used):
+            return True
+        return self.names.may_be_alias(word, [query.sources[-1].relation.name], begun)
 
     def _is_taken(self, frame: Frame, alias: str) -> bool:
         """Whether an alias, or a beginning of it that ends in a digit, cannot be the newest source's: T1 is not made T12 of."""
@@ -611,7 +626,10 @@ class Reader:
     def _may_qualify(self, frame: Frame, name: str, begun: bool) -> bool:
         if any(known.startswith(name) if begun else known == name for known in qualifiers(frame, self.names)):
             return True
-        return hopes_for_names(frame) and self.names.may_be_forward_alias(name, begun)
+        if not hopes_for_names(frame):
+            return False
+        relations = [*self.names.tables, *(relation.name for relation in ctes_in_scope(frame))]
+        return self.names.may_be_alias(name, relations, begun)
 
 
 def _only(query: Query, sources: list[Source]) -> Query:

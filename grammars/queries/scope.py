@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -168,13 +168,27 @@ class Names:
     def table_names(self) -> tuple[str, ...]:
         return tuple(self.tables)
 
-    def may_be_forward_alias(self, name: str, begun: bool) -> bool:
-        """Whether a name may be used as a qualifier before FROM gives it: a short one, or one that is made from a table's name."""
+    def may_be_alias(self, name: str, relations: Iterable[str], begun: bool) -> bool:
+        """Whether a name is taken for an alias that nothing announces, neither AS nor a FROM before it.
+
+        A short one is; so is a letter with a number (T12), and what abbreviates the name of one of the relations: letters of
+        it in their order, from the first on (stu, cd for cars_data), with a number perhaps. What a name begins with is taken
+        if the name is.
+        """
         if len(name) <= self.forward_alias:
             return True
         stem = name.rstrip("0123456789")
-        stem = stem.removesuffix("_") if len(stem) < len(name) or begun else stem
-        return len(name) - len(stem) <= 3 and any(table.startswith(stem) for table in self.tables)
+        if len(name) - len(stem) > 2:
+            return False
+        if len(stem) == 1:
+            return True
+        numbered = stem.removesuffix("_") if begun or len(stem) < len(name) else stem
+        return any(_abbreviates(stem, relation) or _abbreviates(numbered, relation) for relation in relations)
+
+
+def _abbreviates(name: str, whole: str) -> bool:
+    letters = iter(whole)
+    return name[:1] == whole[:1] and all(letter in letters for letter in name)
 
 
 def innermost_query(frame: Frame) -> Frame:
