@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from grammars.errors import DeadEnd, GrammarError, ReweighError, Unsatisfiable
 from server import cli_errors as codes
-from server.cli_errors import Terminated, UsageError
+from server.cli_errors import Terminated, UsageError, name_of
 from server.cli_parser import parser
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
     """
     with _terminable():
         try:
-            options = parser().parse_args(arguments)
+            options = parser().parse_args(_arguments(arguments))
             options.engine = engine
             code = int(options.run(options))
             sys.stdout.flush()
@@ -45,8 +45,17 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return codes.BROKEN_PIPE
         except (TimeoutError, DeadEnd, UsageError, ReweighError) as error:
-            print(f"reweigh: {type(error).__name__}: {error}", file=sys.stderr)
+            print(f"reweigh: {name_of(error)}: {error}", file=sys.stderr)
             return exit_code(error)
+
+
+def _arguments(given: Sequence[str] | None) -> list[str]:
+    """The arguments as text: bytes that are no UTF-8 reach Python as halves of characters."""
+    arguments = list(sys.argv[1:] if given is None else given)
+    for argument in arguments:
+        if any("\ud800" <= char <= "\udfff" for char in argument):
+            raise UsageError(f"the argument {argument!r} is not UTF-8")
+    return arguments
 
 
 def exit_code(error: BaseException) -> int:

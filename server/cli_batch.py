@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import hashlib
+import os
 import secrets
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from grammars.errors import EngineError, ReweighError
 from server.cli_batch_files import Line, Results, read_lines, results_of
-from server.cli_errors import FAILED_LINES, OK, UsageError
+from server.cli_errors import FAILED_LINES, OK, UsageError, name_of
 from server.cli_generate import SETTINGS, Asked, asked, check_settings, shown_prompt, started
 from server.cli_output import envelope, note
 
@@ -70,8 +71,14 @@ def _check_options(options: argparse.Namespace) -> None:
     ):
         if given:
             raise UsageError(f"{name} is for a single prompt: leave it out with --input")
+    if options.output is not None and _is_one_file(options.input, options.output):
+        raise UsageError(f"--output {options.output} is the input: name another file")
     if options.retry_failed and options.output is None:
         raise UsageError("--retry-failed looks into --output, and there is none")
+
+
+def _is_one_file(one: str, other: str) -> bool:
+    return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
 def _check_line(line: Line, settings: dict[str, Any], seed: int) -> None:
@@ -162,7 +169,7 @@ class _Batch:
         except EngineError:
             raise
         except (ReweighError, TimeoutError) as error:
-            return head | {"error": {"type": type(error).__name__, "message": str(error)}}
+            return head | {"error": {"type": name_of(error), "message": str(error)}}
 
     def _asked(self, record: dict[str, Any]) -> Asked:
         system = record.get("system", self.options.system)

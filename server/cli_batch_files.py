@@ -133,6 +133,8 @@ class FileResults(Results):
             raise
 
     def _opened(self) -> IO[bytes]:
+        if self._path.exists() and not self._path.is_file():
+            raise UsageError(f"--output {self._path} is no regular file; leave --output out to write to stdout")
         try:
             file = self._path.open("a+b", buffering=0)
         except OSError as error:

@@ -13,6 +13,8 @@ INTERRUPTED = 130
 BROKEN_PIPE = 141
 TERMINATED = 143
 
+ERRORS = "grammars.errors"
+
 EXIT_CODES = """\
 exit codes:
   0    ok
@@ -31,3 +33,11 @@ class UsageError(Exception):
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM. Like Ctrl-C it unwinds the stack, event loops included, so that what is open is closed."""
+
+
+def name_of(error: BaseException) -> str:
+    """An error's type as users know it: a language's own kinds of GrammarError go by that name."""
+    known = (
+        kind for kind in type(error).__mro__ if not kind.__module__.startswith("grammars.") or kind.__module__ == ERRORS
+    )
+    return next(known).__name__

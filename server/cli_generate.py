@@ -17,6 +17,7 @@ from server.cli_output import note, show
 
 if TYPE_CHECKING:
     from decoding.engine import Engine
+    from decoding.request import Result
 
 SETTINGS = ("particles", "sampler", "ess_threshold", "resampling", "temperature", "max_tokens")
 """How to sample, besides the seed: what a line of a batch may set for itself."""
@@ -30,12 +31,28 @@ DEFAULT_ROWS = 64
 
 def run(options: argparse.Namespace) -> int:
     """Draw for one prompt and print the result; with --input for every line of a file."""
-    language = language_of(options)
-    settings = settings_of(options)
     if options.input is not None or options.output is not None:
         from server.cli_batch import run_batch
 
-        return run_batch(options, language, settings)
+        return run_batch(options, language_of(options), settings_of(options))
+    drawn = draw(options)
+    show(drawn.result, options, model=drawn.model, load_s=drawn.load_s)
+    return OK
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A result, the model it is from, and the seconds that took to start (None: it ran already)."""
+
+    result: Result
+    model: str
+    load_s: float | None
+
+
+def draw(options: argparse.Namespace) -> Drawn:
+    """Draw for the command's prompt; with --explain say on stderr how. Everything is checked before a model is loaded."""
+    language = language_of(options)
+    settings = settings_of(options)
     prompt = shown_prompt(read_prompt(options), options)
     with started(options) as model:
         # A list of one: its result comes back even where every particle died, and can be explained.
@@ -52,8 +69,7 @@ def run(options: argparse.Namespace) -> int:
 
             explain(result, model.engine.vocabulary)
         result.raise_for_error()
-        show(result, options, model=model.name, load_s=model.load_s)
-    return OK
+        return Drawn(result, model.name, model.load_s)
 
 
 def shown_prompt(prompt: str, options: argparse.Namespace) -> str:

@@ -72,6 +72,20 @@ def sql_database(group: Group) -> None:
     )
 
 
+def sql_execution(command: argparse.ArgumentParser) -> None:
+    group = command.add_argument_group("rows")
+    group.add_argument(
+        "--execute",
+        action="store_true",
+        help="run the query, read only and in a process of its own, and print its rows",
+    )
+    form = group.add_mutually_exclusive_group()
+    form.add_argument("--csv", action="store_true", help="rows as CSV instead of a table; --json: one array of objects")
+    form.add_argument("--jsonl", action="store_true", help="rows as an object a line")
+    group.add_argument("--max-rows", type=int, metavar="N", help="no more rows than that (default 1000)")
+    group.add_argument("--query-timeout", type=float, metavar="SECONDS", help="stop the query after that (default 10)")
+
+
 def regex(group: Group) -> None:
     group.add_argument("--pattern", required=True, help="the expression; it has to match the whole text")
 

@@ -69,9 +69,14 @@ def show(result: Result, options: argparse.Namespace, *, model: str, load_s: flo
 
 
 def emit(text: str) -> None:
-    """A line on stdout, in UTF-8 whatever the locale says."""
+    """A line on stdout."""
+    write(f"{text}\n")
+
+
+def write(text: str) -> None:
+    """Text on stdout, at once and in UTF-8 whatever the locale says."""
     sys.stdout.flush()
-    sys.stdout.buffer.write(f"{text}\n".encode())
+    sys.stdout.buffer.write(text.encode())
     sys.stdout.buffer.flush()
 
 

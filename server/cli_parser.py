@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from server import cli_bench, cli_check, cli_completion, cli_demo, cli_generate, cli_options, cli_serve
+from server import cli_bench, cli_check, cli_completion, cli_demo, cli_generate, cli_options, cli_serve, cli_sql
 from server.cli_errors import EXIT_CODES, UsageError
 from server.cli_help import BATCH, ENVELOPE, PROMPT
 from server.cli_short_schema import SHORT_FORM
@@ -81,7 +81,9 @@ def _generating(
     own(group)
     cli_options.combining_options(group)
     cli_options.generating_options(command)
-    command.set_defaults(run=cli_generate.run, kind=name)
+    if name == "sql":
+        cli_options.sql_execution(command)
+    command.set_defaults(run=cli_sql.run if name == "sql" else cli_generate.run, kind=name)
 
 
 def _check(commands: Any) -> None:
@@ -145,6 +147,7 @@ examples:
         """\
 examples:
   reweigh sql 'How many singers are older than 30?' --db concerts.sqlite
+  reweigh sql 'Singers by age' --db concerts.sqlite --execute --csv > singers.csv
   reweigh sql 'The oldest customer' --db postgresql+psycopg://me@db/shop --sample-values 3 --particles 16
 
 The model is shown the tables. Only SELECT is written, with names that are in scope, and the database has accepted it
