@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
             # `| head -1` has what it wanted. What is still buffered must not be tried again when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return codes.BROKEN_PIPE
-        except (TimeoutError, DeadEnd, UsageError, ReweighError) as error:
+        except (UsageError, ReweighError, OSError) as error:
             print(f"reweigh: {name_of(error)}: {error}", file=sys.stderr)
             return exit_code(error)
 

@@ -61,6 +61,12 @@ def schema_of(given: str) -> Any:
     return schema_from_short_form(given)
 
 
+def _there(path: str, option: str) -> str:
+    if not Path(path).is_file():
+        raise UsageError(f"{option} {path}: there is no such file")
+    return path
+
+
 def _json(options: argparse.Namespace) -> Language:
     from grammars.json_schema import JsonSchema
 
@@ -102,7 +108,7 @@ def _grammar(options: argparse.Namespace) -> Language:
 def _choice(options: argparse.Namespace) -> Language:
     from grammars.choice import Choice
 
-    return Choice(options.options if options.names is None else Path(options.names))
+    return Choice(options.options if options.names is None else Path(_there(options.names, "--names")))
 
 
 def _predicate(options: argparse.Namespace) -> Language:
@@ -143,7 +149,7 @@ def _pddl(options: argparse.Namespace) -> Language:
 def _sql(options: argparse.Namespace) -> Language:
     from grammars.sql import Sql
 
-    return Sql(options.db)
+    return Sql(options.db if "://" in options.db else _there(options.db, "--db"))
 
 
 def _text(options: argparse.Namespace) -> Language | None:

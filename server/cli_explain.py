@@ -25,14 +25,14 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
     """Print the steps of the likeliest particle on stderr; of the longest where all are dead.
 
     Each step: the text before it, the token chosen and its probability under the model, the share of the model's
-    probability that the constraint lets through there (an estimate where no exact mask is to be had), and the likeliest
-    candidates that were refused.
+    probability that the constraint lets through there (an estimate where no exact mask is to be had), how many candidates
+    were tested (none where an exact mask says it all), and the likeliest that were refused, with the part that refused them.
     """
     assert result.trace is not None, "asked without trace=True"
     best = _best(result)
     steps = result.trace[best]
     refuser = _Refuser(result.constraint)
-    rows = [["step", "text so far", "chosen", "p", "allowed", "refused"]]
+    rows = [["step", "text so far", "chosen", "p", "allowed", "tested", "refused"]]
     data = b""
     for k, step in enumerate(steps):
         rows.append(
@@ -42,6 +42,7 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
                 _token(step.token),
                 _share(step.logprob),
                 _share(step.log_weight),
+                str(len(step.tested)),
                 _refusals(step, refuser.at(data)),
             ]
         )
@@ -51,7 +52,7 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
     weight = float(result.weights[best])
     log_weight = float(result.log_weights[best])
     note(f"particle {best} of {total}: {result.finish_reasons[best]}, weight {weight:.1%}, log weight {log_weight:.3f}")
-    for line in table(rows, right=frozenset({0, 3, 4})):
+    for line in table(rows, right=frozenset({0, 3, 4, 5})):
         note(line)
     note(_bill(steps, result))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -153,10 +154,12 @@ def started(options: argparse.Namespace, rows: int | None = None) -> Iterator[Mo
         yield Model(options.engine, None)
         return
     arguments = engine_arguments(options, rows or options.particles)
+    if sys.stderr.isatty() and not options.quiet:
+        note(f"reweigh: starting {options.model or 'the embedded model'}")
     from decoding.engine import Engine
 
     begun = time.perf_counter()
-    with Engine(getattr(options, "model", None), **arguments) as engine:
+    with Engine(options.model, **arguments) as engine:
         yield Model(engine, time.perf_counter() - begun)
 
 
@@ -164,7 +167,7 @@ def engine_arguments(options: argparse.Namespace, rows: int) -> dict[str, Any]:
     """vLLM's engine arguments: those of --engine-arg, and room for more particles than its batch holds by default."""
     arguments: dict[str, Any] = {"max_num_seqs": rows} if rows > DEFAULT_ROWS else {}
     given: dict[str, Any] = {}
-    for text in getattr(options, "engine_args", None) or ():
+    for text in options.engine_args or ():
         key, equals, value = text.partition("=")
         name = key.strip().lstrip("-").replace("-", "_")
         if not equals or not name:

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from server.cli import main
+from grammars.errors import DeadEnd, EngineError, GrammarError, PredicateError, RequestError, Unsatisfiable
+from grammars.regex import Malformed
+from server.cli import exit_code, main
 from server.cli_demo import DEMO_SCHEMA
+from server.cli_errors import UsageError, name_of
+from server.cli_generate import engine_arguments
 from server.cli_parser import parser
 
 
@@ -52,6 +59,29 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["regex", "hi", "--pattern", "a", "--model", "./no-such-folder"], 1, "no-such-folder"),
         (["bench", "no-such-bench"], 2, "no-such-bench"),
         (["serve"], 1, "server"),
+        (["json", "hi"], 2, "--schema"),
+        (["jsn", "hi"], 2, "jsn"),
+        (["regex", "hi", "--pattern", "a", "--partic", "3"], 2, "--partic"),
+        (["regex", "hi", "--pattern", "a", "--particles", "three"], 2, "three"),
+        (["regex", "hi", "--pattern", "a", "--sampler", "best"], 2, "best"),
+        (["regex", "hi", "--pattern", "a", "--sampler", '{"name": "awrs", "depth": 3}'], 2, "depth"),
+        (["regex", "hi", "--pattern", "a", "--sampler", '{"name"'], 4, "--sampler"),
+        (["regex", "hi", "--pattern", "a", "--resampling", "some"], 2, "systematic"),
+        (["regex", "hi", "--pattern", "a", "--ess-threshold", "-1"], 2, "ess_threshold"),
+        (["regex", "hi", "--pattern", "a", "--temperature", "0"], 2, "temperature=0"),
+        (["regex", "hi", "--pattern", "a", "--seed", "-1"], 2, "seed=-1"),
+        (["regex", "hi", "--pattern", "a", "--seed", str(2**64)], 2, "seed="),
+        (["regex", "hi", "--pattern", "a", "--timeout", "0"], 2, "--timeout 0"),
+        (["regex", "hi", "--pattern", "a", "--engine-arg", "max_model_len"], 2, "key=value"),
+        (["regex", "hi\udcff", "--pattern", "a"], 2, "not UTF-8"),
+        (["json", "hi", "--schema", "name, age intt"], 4, "character 11"),
+        (["choice", "hi"], 2, "--options"),
+        (["choice", "hi", "--names", "no-such-names.txt"], 2, "no-such-names.txt"),
+        (["text", "hi", "--constraint", '{"no_such": 1}'], 4, "no_such"),
+        (["predicate", "hi", "--function", "no_such_module:fn"], 2, "no_such_module"),
+        (["pddl", "hi", "--problem", "p.pddl"], 2, "--domain"),
+        (["smiles", "hi", "--max-atoms", "0"], 4, "max_atoms=0"),
+        (["sql", "hi", "--db", "no-such.sqlite"], 2, "no-such.sqlite"),
     ],
 )
 def test_a_mistake_is_named_with_its_exit_code(
@@ -71,3 +101,49 @@ def test_a_real_run_prints_the_result_alone_on_stdout(tmp_path: Path):
     assert set(envelope["parsed"]) == {"animal", "legs", "indoors"}
     assert len(envelope["texts"]) == 3 and envelope["seed"] == 1
     assert re.search(r'"log_z": -[0-9.]+', done.stdout)
+
+
+def test_engine_arguments_are_json_or_text_and_make_room():
+    def made(rows: int, *given: str) -> dict[str, Any]:
+        words = [word for one in given for word in ("--engine-arg", one)]
+        return engine_arguments(parser().parse_args(["text", "x", *words]), rows)
+
+    assert made(8) == {} and made(100) == {"max_num_seqs": 100}
+    assert made(100, "max-num-seqs=200", "dtype=float32", "enforce_eager=true", "x=a=b") == {
+        "max_num_seqs": 200, "dtype": "float32", "enforce_eager": True, "x": "a=b",
+    }  # fmt: skip
+    for given in (["dtype"], ["=1"], ["dtype=a", "dtype=b"], ["model=x"]):
+        with pytest.raises(UsageError, match="--engine-arg"):
+            made(8, *given)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "name"),
+    [
+        (GrammarError(), 4, "GrammarError"),
+        (Malformed(), 4, "GrammarError"),
+        (Unsatisfiable(), 3, "Unsatisfiable"),
+        (DeadEnd(), 3, "DeadEnd"),
+        (PredicateError(), 1, "PredicateError"),
+        (EngineError(), 1, "EngineError"),
+        (RequestError(), 2, "RequestError"),
+        (UsageError(), 2, "UsageError"),
+        (TimeoutError(), 124, "TimeoutError"),
+        (OSError(), 1, "OSError"),
+    ],
+)
+def test_an_error_has_its_exit_code_and_the_name_that_users_know(error: Exception, code: int, name: str):
+    assert (exit_code(error), name_of(error)) == (code, name)
+
+
+def test_an_interrupt_while_the_model_starts_ends_the_command_without_a_trace():
+    """The signal comes when vLLM is being imported or the model loaded: nothing is on stdout, no traceback on stderr."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "server.cli", "regex", "A year:", "--pattern", "[0-9]{4}"],
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(5)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert out == "" and "Traceback" not in err and err.endswith("reweigh: interrupted\n")

@@ -73,6 +73,10 @@ def test_n_prints_the_likeliest_first(reweigh: Any):
 def test_a_constraint_of_every_kind_is_kept(reweigh: Any, tmp_path: Path, music: Path):
     lark = tmp_path / "sum.lark"
     lark.write_text('start: N ("+" N)+\nN: /[0-9]/\n')
+    domain = tmp_path / "domain.pddl"
+    domain.write_text("(define (domain d) (:requirements :strips) (:predicates (clear ?x) (on ?x ?y)))")
+    problem = tmp_path / "problem.pddl"
+    problem.write_text("(define (problem p) (:domain d) (:objects a b) (:init (on a b)))")
     names = tmp_path / "names.txt"
     names.write_text("Paris\nRome\n")
     module = tmp_path / "rules.py"
@@ -85,6 +89,7 @@ def test_a_constraint_of_every_kind_is_kept(reweigh: Any, tmp_path: Path, music:
         (["predicate", "A word:", "--function", f"{module}:plain"], r"(?s)[^e7]+"),
         (["text", "A digit:", "--constraint", '{"any": [{"regex": "[0-9]"}, {"choice": ["none"]}]}'], "[0-9]|none"),
         (["regex", "Digits:", "--pattern", "[0-9]{2,9}", "--and", f"{module}:plain"], r"[0-689]{2,9}"),
+        (["pddl", "Put a on b.", "--domain", str(domain), "--problem", str(problem)], r"(?s)\(:goal\s.*\)"),
         (["smiles", "A molecule:", "--max-atoms", "4", "--elements", "C", "O"], r"[CO=#()\[\]H0-9@+-]+"),
         (["sql", "How many singers?", "--db", str(music)], r"(?is)\s*(select|with)\b.*"),
     ):
@@ -117,7 +122,7 @@ def test_what_cannot_be_done_has_its_exit_code(reweigh: Any, music: Path, tmp_pa
         (["sql", "x", "--db", str(music), "--csv"], 2, "--csv"),
         (["sql", "x", "--db", str(music), "--max-rows", "3"], 2, "--max-rows"),
         (["sql", "x", "--db", str(music), "--execute", "--max-rows", "0"], 2, "max_rows"),
-        (["sql", "x", "--db", str(tmp_path / "no.sqlite")], 4, "no.sqlite"),
+        (["sql", "x", "--db", str(tmp_path / "no.sqlite")], 2, "no.sqlite"),
     ):
         found = reweigh(arguments[0], *FEW, *arguments[1:])
         assert found[0] == code and said in found[2] and found[1] == "", (arguments, found)
@@ -168,3 +173,8 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(engine: Engine, capfd:
         os.dup2(kept, 1)
         os.close(kept)
     assert code == 141 and capfd.readouterr().err == ""
+
+
+def test_the_demo_shows_both_laws(reweigh: Any):
+    code, out, _ = reweigh("demo", "--particles", "4")
+    assert code == 0 and "token masking alone" in out and "weighted: SMC" in out and "best as a Python value: {" in out
