@@ -15,8 +15,8 @@ from grammars.json_patterns import pattern_of
 
 
 def _matches(pattern: str) -> Callable[[str], bool]:
-    compiled = re.compile(pattern, re.ASCII)
-    return lambda text: compiled.fullmatch(text) is not None
+    # Compiled when first asked, by the cache of `re`: importing this file must cost nothing.
+    return lambda text: re.fullmatch(pattern, text, re.ASCII) is not None
 
 
 def is_date(text: str) -> bool:
@@ -144,7 +144,7 @@ def _reference(international: bool, absolute: bool) -> Callable[[str], bool]:
     """RFC 3986, appendix B split and each part's own characters; RFC 3987 adds characters beyond ASCII."""
     more = _UCS if international else ""
     char = rf"(?:[{_UNRESERVED}{more}{_SUB}:@]|{_ESCAPED})"
-    split = re.compile(r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?", re.S)
+    split = r"(?:([^:/?#]+):)?(?://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?"
     scheme = _matches(r"[A-Za-z][A-Za-z0-9+.\-]*")
     path = _matches(rf"(?:{char}|/)*")
     query = _matches(rf"(?:{char}|[/?{_PRIVATE if international else ''}])*")
@@ -169,7 +169,7 @@ def _reference(international: bool, absolute: bool) -> Callable[[str], bool]:
         return not port or (port.isascii() and port.isdigit())
 
     def is_reference(text: str) -> bool:
-        found = split.fullmatch(text)
+        found = re.fullmatch(split, text, re.S)
         assert found is not None
         if found[1] is None:
             # A first segment with a colon would be a scheme.
