@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, is_dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar
 
 import grammars
@@ -26,6 +27,7 @@ L = TypeVar("L", bound=type[Language])
 
 CACHED_CONSTRAINTS = 256
 
+_REGISTERS = re.compile(r'^@grammar\("(\w+)"\)$', re.MULTILINE)
 _LANGUAGES: dict[str, type[Language]] = {}
 _COMPILED: OrderedDict[tuple[str, Vocabulary], Constraint] = OrderedDict()
 _COMPILED_LOCK = threading.Lock()
@@ -55,24 +57,35 @@ def grammar(name: str) -> Callable[[L], L]:
 
 
 @cache
-def _discover() -> None:
-    for module in pkgutil.iter_modules(grammars.__path__, "grammars."):
-        importlib.import_module(module.name)
+def _files() -> Mapping[str, str]:
+    """Name -> the module that registers it, read off the files' text: a module is loaded when its language is asked for."""
+    found = {}
+    for module in pkgutil.iter_modules(grammars.__path__):
+        text = (Path(grammars.__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8") if not module.ispkg else ""
+        for name in _REGISTERS.findall(text):
+            found[name] = f"grammars.{module.name}"
+    return found
 
 
-def languages() -> Mapping[str, type[Language]]:
-    """Every language class by its name. All of the package's files are loaded first."""
-    _discover()
-    return _LANGUAGES
+def language_class(name: str) -> type[Language]:
+    """The class registered under a name; KeyError where there is none."""
+    if name not in _LANGUAGES:
+        importlib.import_module(_files()[name])
+    return _LANGUAGES[name]
 
 
 def names() -> list[str]:
-    return sorted(languages())
+    return sorted(_files().keys() | _LANGUAGES.keys())
+
+
+def languages() -> Mapping[str, type[Language]]:
+    """Every language class by its name; loads them all."""
+    return {name: language_class(name) for name in names()}
 
 
 def language_from_spec(spec: Mapping[str, Any]) -> Language:
     """The language of a spec such as {"regex": "a+"} or {"all": [{"regex": "a+"}, {"predicate": "short"}]}."""
-    found = [name for name in spec if name in languages()] if isinstance(spec, Mapping) else []
+    found = [name for name in spec if name in names()] if isinstance(spec, Mapping) else []
     if len(found) != 1:
         raise GrammarError(
             f"constraint {_shown(spec)} must be an object with exactly one of the keys {', '.join(names())}; "
@@ -80,7 +93,7 @@ def language_from_spec(spec: Mapping[str, Any]) -> Language:
         )
     name = found[0]
     options = {key: value for key, value in spec.items() if key != name}
-    cls = languages()[name]
+    cls = language_class(name)
     try:
         make: Callable[..., Language] = getattr(cls, "from_spec", cls)
         return make(spec[name], **options)
@@ -129,7 +142,7 @@ def language_from_arguments(
 
 
 def _make(name: str, value: Any) -> Language:
-    make: Callable[..., Language] = languages()[name]
+    make: Callable[..., Language] = language_class(name)
     return make(value)
 
 

@@ -40,6 +40,15 @@ def test_names_are_all_registered():
     assert names() == sorted(names())
 
 
+def test_a_language_is_loaded_when_it_is_asked_for():
+    done = subprocess.run(
+        [sys.executable, "-c", "import sys, grammars.registry as r; r.language_from_spec({'choice': ['a']}); "
+         "assert 'grammars.choice' in sys.modules and not {'grammars.sql', 'grammars.json_schema', 'regex'} & sys.modules.keys()"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
