@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 REMEMBERED_VERDICTS = 4096
 PATIENCE = 16
+# Every byte, those that most often may come next before the others.
+FIRST_TRIED = tuple(dict.fromkeys(bytes([byte]) for byte in (*b" ,)(se\n.;'\"1_", *range(256))))
+_BEGINNINGS: WeakKeyDictionary[Vocabulary, dict[bytes, np.ndarray]] = WeakKeyDictionary()
 # Characters of an alias without AS, whatever it abbreviates.
 BARE_LENGTH = 12
 
@@ -215,6 +219,7 @@ class SqlConstraint:
         self._database = database
         self._dialect = dialect
         self._verdicts: OrderedDict[bytes, bool] = OrderedDict()
+        self.beginnings = _beginnings(vocabulary)
 
     def start(self) -> SqlState:
         return SqlState(self, self.guided.start(), self.reader.start, b"", b"")
@@ -239,7 +244,7 @@ class SqlConstraint:
 class SqlState:
     """A place in the grammar, a place among the names, and the text so far."""
 
-    __slots__ = ("_begun", "_complete", "_constraint", "_firsts", "_frame", "_guided", "_tested", "_text")
+    __slots__ = ("_begun", "_complete", "_constraint", "_firsts", "_frame", "_guided", "_mask", "_tested", "_text")
 
     mask_is_exact = False
 
@@ -252,6 +257,7 @@ class SqlState:
         self._begun = begun
         self._text = text
         self._complete: bool | None = None
+        self._mask: np.ndarray | None = None
         self._tested = 0
         self._firsts: dict[bytes, bool] = {}
 
@@ -266,7 +272,24 @@ class SqlState:
         return self._complete
 
     def bitmask(self) -> np.ndarray | None:
-        return self._guided.bitmask()
+        """The syntax's mask; that of a dead end where names leave none of its tokens."""
+        if self._mask is None:
+            mask = self._guided.bitmask()
+            assert mask is not None
+            if not self._goes_on(mask):
+                vocabulary = self._constraint.vocabulary
+                mask = vocabulary.bitmask([vocabulary.eos] if self.is_complete else [])
+            self._mask = mask
+        return self._mask
+
+    def _goes_on(self, mask: np.ndarray) -> bool:
+        """Whether some byte may come next, and some token of the mask begins with it. The first bytes tried mostly do."""
+        feed = self._constraint.reader.feed
+        # The reader is only asked about what the syntax allows.
+        return any(
+            (mask & tokens).any() and feed(self._frame, self._begun, byte) is not None
+            for byte, tokens in self._constraint.beginnings.items()
+        )
 
     def accepts(self, tokens: np.ndarray, masked: bool = False) -> np.ndarray:
         verdicts = np.ones(len(tokens), dtype=bool) if masked else self._guided.accepts(tokens)
@@ -274,6 +297,9 @@ class SqlState:
         for k in np.flatnonzero(verdicts).tolist():
             written = bytes_of(int(tokens[k]))
             verdicts[k] = self._may_go_on(written) if written else self.is_complete
+        if masked and verdicts.any():
+            # Random walks have twice met a mask of llguidance's with a token that it then refused: it is asked again.
+            verdicts[verdicts] = self._guided.accepts(tokens[verdicts])
         return verdicts
 
     def _may_go_on(self, written: bytes) -> bool:
@@ -304,3 +330,14 @@ def _explained(language: Sql, message: str) -> GrammarError:
         f"the grammar of {len(language.schema.tables)} tables and {columns} columns cannot be built "
         f"({message.partition(chr(10))[0]}); use a database user or views that show fewer"
     )
+
+
+def _beginnings(vocabulary: Vocabulary) -> dict[bytes, np.ndarray]:
+    """The tokens by their first byte, as bitmasks; made once a vocabulary."""
+    if vocabulary not in _BEGINNINGS:
+        tokens: dict[bytes, list[int]] = {byte: [] for byte in FIRST_TRIED}
+        for token, written in enumerate(vocabulary.tokens):
+            if written:
+                tokens[written[:1]].append(token)
+        _BEGINNINGS[vocabulary] = {byte: vocabulary.bitmask(found) for byte, found in tokens.items() if found}
+    return _BEGINNINGS[vocabulary]
