@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from grammars.errors import EngineError, ReweighError
 from server.cli_batch_files import Line, Results, read_lines, results_of
 from server.cli_errors import FAILED_LINES, OK, UsageError, name_of
-from server.cli_generate import SETTINGS, Asked, asked, check_settings, shown_prompt, started
+from server.cli_generate import SETTINGS, Asked, asked, check_settings, started
 from server.cli_output import envelope, note
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ class _Batch:
     def _asked(self, record: dict[str, Any]) -> Asked:
         system = record.get("system", self.options.system)
         if "messages" not in record:
-            return asked(self.engine, shown_prompt(record["prompt"], self.options), system, self.options)
+            return asked(self.engine, record["prompt"], system, self.options)
         if self.options.raw:
             raise UsageError('--raw gives prompts without a template: leave it out for lines with "messages"')
         first = [] if system is None else [{"role": "system", "content": system}]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.cli_constraints import language_of
 from server.cli_errors import OK, UsageError
-from server.cli_inputs import json_of, messages_of, read_prompt
+from server.cli_inputs import json_of, read_prompt
 from server.cli_output import note, show
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def draw(options: argparse.Namespace) -> Drawn:
     """Draw for the command's prompt; with --explain say on stderr how. Everything is checked before a model is loaded."""
     language = language_of(options)
     settings = settings_of(options)
-    prompt = shown_prompt(read_prompt(options), options)
+    prompt = read_prompt(options)
     with started(options) as model:
         # A list of one: its result comes back even where every particle died, and can be explained.
         (result,) = model.engine.generate(
@@ -71,18 +71,6 @@ def draw(options: argparse.Namespace) -> Drawn:
             explain(result, model.engine.vocabulary)
         result.raise_for_error()
         return Drawn(result, model.name, model.load_s)
-
-
-def shown_prompt(prompt: str, options: argparse.Namespace) -> str:
-    """The user's part of what the model is shown: for a database, its tables and the question."""
-    if options.kind != "sql":
-        return prompt
-    from grammars.sql import Sql
-
-    whole = Sql(options.db).prompt(prompt, options.sample_values)
-    if options.show_prompt:
-        note(whole)
-    return whole
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -123,13 +111,29 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 
 
 def asked(engine: Engine, prompt: str, system: str | None, options: argparse.Namespace) -> Asked:
-    """The prompt as `Engine.generate` takes it: a chat where the model has a template for one, unless --raw."""
-    if not options.raw and getattr(engine.tokenizer, "chat_template", None):
-        return {"messages": messages_of(prompt, system)}
-    if system is not None:
+    """The prompt as `Engine.generate` takes it: a chat where the model has a template for one, unless --raw.
+
+    For a database it is a question, and the tables come with it.
+    """
+    chat = not options.raw and bool(getattr(engine.tokenizer, "chat_template", None))
+    if system is not None and not chat:
         why = "--raw gives the prompt alone" if options.raw else f"model {engine.model!r} has no chat template"
         raise UsageError(f"--system: {why}; put the text into the prompt")
-    return {"prompts": prompt}
+    text, turns = prompt, [{"role": "user", "content": prompt}]
+    if options.kind == "sql":
+        from grammars.sql import Sql
+
+        tables = Sql(options.db)
+        text, turns = tables.prompt(prompt, options.sample_values), tables.messages(prompt, options.sample_values)
+        if options.show_prompt:
+            note("\n".join(f"{turn['role']}: {turn['content']}" for turn in turns) if chat else text)
+    if not chat:
+        return {"prompts": text}
+    if system is not None:
+        if turns[0]["role"] == "system":  # many templates take one
+            system, turns = f"{system}\n\n{turns[0]['content']}", turns[1:]
+        turns = [{"role": "system", "content": system}, *turns]
+    return {"messages": turns}
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 PROMPT = """\
 prompt:
   as an argument, or `-` or nothing to read it from stdin. An argument and a pipe together: what is piped in
-  comes first, then an empty line, then the argument (reweigh json --schema s.json 'Who wrote this?' < mail.txt)."""
+  comes first, then an empty line, then the argument (reweigh json --schema s.json 'Who wrote this?' < mail.txt).
+  Where stdin is somebody else's, as inside `while read`, say </dev/null."""
 
 ENVELOPE = """\
 keys of --json (version 1):

@@ -37,11 +37,6 @@ def read_prompt(options: argparse.Namespace) -> str:
     return prompt
 
 
-def messages_of(prompt: str, system: str | None) -> list[dict[str, str]]:
-    user = {"role": "user", "content": prompt}
-    return [user] if system is None else [{"role": "system", "content": system}, user]
-
-
 def _is_piped() -> bool:
     """Whether stdin is a pipe, a file or a socket: not a terminal, and not /dev/null."""
     try:
