@@ -73,7 +73,6 @@ def main() -> None:
             "token masking": {"particles": 1, "sampler": "lcd"},
             "AWRS-SMC, N=5": {"particles": 5, "sampler": "awrs"},
             "AWRS-SMC, N=10": {"particles": 10, "sampler": "awrs"},
-            "auto-SMC, N=10": {"particles": 10},
         }
         for name, arm in arms.items():
             if options.arms and name not in options.arms:
@@ -98,54 +97,53 @@ def _questions(count: int) -> list[Question]:
 def _arm(
     engine: Any, questions: list[Question], languages: dict[Path, Sql], name: str, arm: dict[str, Any], options: Any
 ) -> dict[str, float]:
-    """One arm over all questions, a database's questions in one batch."""
-    free = "sampler" not in arm and not name.startswith("auto")
+    """One arm over all questions, in one batch."""
+    free = "sampler" not in arm
     valid = accurate = 0
     expected = tokens = checks = finished = passing = dead = 0.0
-    started = time.perf_counter()
-    spent = 0.0
-    for database in tqdm(languages, desc=name, unit="db"):
-        asked = [question for question in questions if question.database == database]
-        language = languages[database]
-        begun = time.perf_counter()
-        answers = engine.generate(
-            messages=[language.messages(question.text, options.sample_values) for question in asked],
-            constraint=None if free else language,
-            max_tokens=MAX_TOKENS,
-            truncate=free,
-            seed=options.seed,
-            temperature=options.temperature,
-            progress=False,
-            **arm,
-        )
-        spent += time.perf_counter() - begun
-        explain, execute = _judges(database)
-        for question, answer in zip(asked, answers, strict=True):
-            tokens += answer.stats.sampled_tokens
-            checks += answer.stats.checks
-            gold = execute(question.gold)
-            assert gold is not None, question.gold
-            if free:
-                texts = [sql for text in answer.texts if explain(sql := _query_in(text))]
-                law = {text: n / len(texts) for text, n in Counter(texts).most_common()}
-            else:
-                law = {} if answer.error else answer.posterior()
-                dead += answer.error is not None
-                for text, weight in zip(answer.texts, answer.log_weights, strict=True):
-                    if weight > -np.inf:
-                        finished += 1
-                        passing += explain(text)
-            best = next(iter(law), None)
-            valid += best is not None
-            right = {text: _same(question.gold, gold, execute(text)) for text in law}
-            accurate += best is not None and right[best]
-            expected += sum(mass for text, mass in law.items() if right[text])
-            if options.show:
-                say(
-                    f"  {'+' if best is not None and right[best] else '-'} {question.text}\n      {question.gold}\n      {best}"
-                )
-                if answer.error or free:
-                    say(f"      {answer.error}\n      {answer.texts[:3]}")
+    say(f"{name}:")
+    begun = time.perf_counter()
+    answers = engine.generate(
+        messages=[
+            languages[question.database].messages(question.text, options.sample_values) for question in questions
+        ],
+        constraint=[None if free else languages[question.database] for question in questions],
+        max_tokens=MAX_TOKENS,
+        truncate=free,
+        seed=options.seed,
+        temperature=options.temperature,
+        progress=True,
+        **arm,
+    )
+    spent = time.perf_counter() - begun
+    judges = {database: _judges(database) for database in languages}
+    for question, answer in zip(questions, answers, strict=True):
+        explain, execute = judges[question.database]
+        tokens += answer.stats.sampled_tokens
+        checks += answer.stats.checks
+        gold = execute(question.gold)
+        assert gold is not None, question.gold
+        if free:
+            texts = [sql for text in answer.texts if explain(sql := _query_in(text))]
+            law = {text: n / len(texts) for text, n in Counter(texts).most_common()}
+        else:
+            law = {} if answer.error else answer.posterior()
+            dead += answer.error is not None
+            for text, weight in zip(answer.texts, answer.log_weights, strict=True):
+                if weight > -np.inf:
+                    finished += 1
+                    passing += explain(text)
+        best = next(iter(law), None)
+        valid += best is not None
+        right = {text: _same(question.gold, gold, execute(text)) for text in law}
+        accurate += best is not None and right[best]
+        expected += sum(mass for text, mass in law.items() if right[text])
+        if options.show:
+            say(
+                f"  {'+' if best is not None and right[best] else '-'} {question.text}\n      {question.gold}\n      {best}"
+            )
+            if answer.error or free:
+                say(f"      {answer.error}\n      {answer.texts[:3]}")
     count = len(questions)
     result = {
         "valid": valid / count,
@@ -155,7 +153,6 @@ def _arm(
         "ms_per_token": 1e3 * spent / max(tokens, 1),
         "checks_per_token": checks / max(tokens, 1),
         "tokens_per_question": tokens / count,
-        "all_s": time.perf_counter() - started,
     }
     if not free:
         result |= {"finished": finished, "finished_passing_explain": passing / max(finished, 1), "dead": dead}
