@@ -7,9 +7,9 @@ derives, so a keyword needs to be understood, not checked.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 
 from grammars.queries.dialect import CLAUSE_WORDS, KEYWORDS, OPERAND_WORDS, Function
+from grammars.queries.keywords import CONSTANTS, HANDLERS, columns_wanted
 from grammars.queries.lexer import NUMBER as NUMERAL
 from grammars.queries.lexer import QUOTED, STRING, WORD, Lexeme, begun_lexeme, is_closed, split_lexemes, unquoted
 from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME
@@ -43,10 +43,6 @@ from grammars.queries.scope import (
 
 _NUMERIC_BEGUN = re.compile(r"[+-]?[0-9]*(\.[0-9]*)?")
 _NUMERIC = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
-_CONSTANTS = {
-    "null": ANY, "true": BOOL | NUMBER, "false": BOOL | NUMBER,
-    "current_date": TIME | TEXT, "current_time": TIME | TEXT, "current_timestamp": TIME | TEXT,
-}  # fmt: skip
 _BEGINNINGS = OPERAND_WORDS | {"when"}
 _AFTER_ALIAS = (*CLAUSE_WORDS, "on", "offset")
 _AFTER_OPERAND = (
@@ -70,7 +66,7 @@ class Reader:
         functions = names.functions
         self._everywhere = tuple(name for name, one in functions.items() if one.role in ("scalar", "either"))
         self._functions = tuple(functions)
-        words = {"not", "exists", "case", "cast", *_CONSTANTS} | (
+        words = {"not", "exists", "case", "cast", *CONSTANTS} | (
             {"extract", "interval"} if names.dialect.casts else set()
         )
         self._operand_words = tuple(sorted(words))
@@ -110,7 +106,7 @@ class Reader:
         if kind == QUOTED:
             return self._quoted(frame, text, follower)
         if kind == STRING:
-            return self._operand(frame, self._string_kinds(unquoted(text), closed=True))
+            return self.operand(frame, self._string_kinds(unquoted(text), closed=True))
         if kind == NUMERAL:
             return self._number(frame, text)
         return self._symbol(frame, text.decode())
@@ -119,7 +115,7 @@ class Reader:
         low = word.lower()
         expect = frame.expect
         if expect == NOTHING:
-            handler = _KEYWORDS.get(low) if frame.kind == "query" else None
+            handler = HANDLERS.get(low) if frame.kind == "query" else None
             return handler(self, frame, low) if handler is not None else frame
         if expect == TYPE:
             return frame.but(expect=AFTER, last="type")
@@ -127,10 +123,10 @@ class Reader:
             if follower == b"(" and low in self.names.functions:
                 return self._call(frame, low)
             if low in _BEGINNINGS and follower != b".":
-                return _KEYWORDS[low](self, frame, low) if low in self._words_here(frame) else None
+                return HANDLERS[low](self, frame, low) if low in self._words_here(frame) else None
             return self._name(frame, self.names.key(word, False), follower, False)
         if expect == AFTER and low in KEYWORDS:
-            return _KEYWORDS[low](self, frame, low)
+            return HANDLERS[low](self, frame, low)
         if frame.last == "type":
             return frame  # the second word of a type
         if expect == AFTER and frame.kind == "query" and not self._may_be_bare_alias(frame, low, begun=False):
@@ -142,7 +138,7 @@ class Reader:
     def _quoted(self, frame: Frame, text: bytes, follower: bytes) -> Frame | None:
         name = self.names.key(unquoted(text), True)
         if frame.expect == OPERAND and self._is_string(frame, text[:1], name, follower):
-            return self._operand(frame, self._string_kinds(unquoted(text), closed=True))
+            return self.operand(frame, self._string_kinds(unquoted(text), closed=True))
         return self._name(frame, name, follower, True)
 
     def _is_string(self, frame: Frame, quote: bytes, name: str, follower: bytes) -> bool:
@@ -215,7 +211,7 @@ class Reader:
         if found is None:
             return None
         kinds, frame = found
-        return self._operand(frame, kinds, name)
+        return self.operand(frame, kinds, name)
 
     def _using(self, frame: Frame, name: str) -> Frame | None:
         """A column that both sides of the join have."""
@@ -231,7 +227,7 @@ class Reader:
             return frame
         if not self._may_count(frame, text):
             return None
-        return self._operand(frame, NUMBER)
+        return self.operand(frame, NUMBER)
 
     def _may_count(self, frame: Frame, text: bytes) -> bool:
         """Whether a number may stand here: one that begins a term of ORDER BY or GROUP BY counts the columns of the result."""
@@ -240,7 +236,7 @@ class Reader:
             return text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
         return self._fits(frame, NUMBER)
 
-    def _operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
+    def operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
         """An operand is whole."""
         if not self._fits(frame, kinds):
             return None
@@ -263,11 +259,11 @@ class Reader:
 
     def _call(self, frame: Frame, name: str) -> Frame | None:
         function = self.names.functions[name]
-        if not self._may_call(frame, function):
+        if not self.may_call(frame, function):
             return None
         return frame.but(last="call", qualifier=name)
 
-    def _may_call(self, frame: Frame, function: Function) -> bool:
+    def may_call(self, frame: Frame, function: Function) -> bool:
         """Whether an aggregate or window function makes sense here: not in WHERE, not inside an aggregate."""
         at = innermost_query(frame)
         if at.query.clause in ("order", "limit") and at.query.arms > 1:
@@ -307,13 +303,13 @@ class Reader:
         if frame.expect == OPERAND:
             return frame  # a sign
         if symbol in _COMPARISONS:
-            return self._no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare"))
+            return self.no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare"))
         assert symbol in _ARITHMETIC, symbol
-        return self._no_item(
+        return self.no_item(
             frame.but(expect=OPERAND, left=ANY, comparing=0 if not frame.between else frame.comparing, last=symbol)
         )
 
-    def _no_item(self, frame: Frame) -> Frame:
+    def no_item(self, frame: Frame) -> Frame:
         """The column of the select list under way is an expression: it has no name of its own."""
         if frame.kind == "query" and frame.query.clause == "items":
             return with_query(frame, item=Output("", ANY))
@@ -349,13 +345,13 @@ class Reader:
                 return frame.but(expect=OPERAND, left=-1)
         match frame.query.clause:
             case "items":
-                ended = self._end_item(frame)
-                limit = _columns_wanted(frame.query)
+                ended = self.end_item(frame)
+                limit = columns_wanted(frame.query)
                 if limit is not None and _least_width(ended.query) >= limit:
                     return None
                 return ended.but(expect=OPERAND, left=-1, comparing=0, last="")
             case "from" | "on":
-                settled = self._settled(frame)
+                settled = self.settled(frame)
                 return settled and with_query(settled, clause="from", natural=False).but(
                     expect=TABLE, left=-1, comparing=0
                 )
@@ -408,12 +404,12 @@ class Reader:
         holds = up.holds or frame.holds
         match frame.kind:
             case "paren":
-                return self._operand(
+                return self.operand(
                     up.but(holds=holds), frame.left if frame.left >= 0 and frame.last == "operand" else ANY
                 )
             case "list":
                 return up.but(expect=AFTER, left=ANY, holds=holds, last="operand")
-        return self._operand(up.but(holds=holds), NUMBER | TIME if frame.kind == "extract" else ANY)
+        return self.operand(up.but(holds=holds), NUMBER | TIME if frame.kind == "extract" else ANY)
 
     def _close_call(self, frame: Frame, up: Frame) -> Frame | None:
         function = frame.function
@@ -426,10 +422,10 @@ class Reader:
             return None
         if function.role == "either" and aggregate:
             one = Function(1, 1, function.kinds, "aggregate")
-            if not self._may_call(up, one):
+            if not self.may_call(up, one):
                 return None
         kinds = frame.left if function.role == "either" and frame.left > 0 and frame.commas == 0 else function.kinds
-        closed = self._operand(up.but(holds=up.holds or frame.holds or aggregate), kinds)
+        closed = self.operand(up.but(holds=up.holds or frame.holds or aggregate), kinds)
         if closed is None:
             return None
         how = "distinct call" if frame.distinct else "aggregate call" if aggregate else function.role
@@ -451,23 +447,23 @@ class Reader:
                 relation = relation_of(query, up.query.cte_name)
                 return with_query(up, ctes=(*up.query.ctes, relation)).but(expect=AFTER, last="")
             case "exists":
-                return self._operand(up, BOOL)
+                return self.operand(up, BOOL)
         outputs = query.first if query.first is not None else query.outputs
         kinds = outputs[0].kinds if len(outputs) == 1 else ANY
         if query.role == "in":
             if not self._fits(up.but(comparing=max(up.left, 0)), kinds):
                 return None
             return up.but(expect=AFTER, left=ANY, last="operand")
-        return self._operand(up, kinds)
+        return self.operand(up, kinds)
 
     # The parts of a query
 
-    def _end_item(self, frame: Frame) -> Frame:
+    def end_item(self, frame: Frame) -> Frame:
         query = frame.query
         item = query.item if query.item is not None else Output("", ANY)
         return with_query(frame, outputs=(*query.outputs, item), item=None)
 
-    def _settled(self, frame: Frame) -> Frame | None:
+    def settled(self, frame: Frame) -> Frame | None:
         """The newest source has its alias: nothing else is called so, and it has what the select list names by it."""
         query = frame.query
         if query.clause != "from":
@@ -485,13 +481,13 @@ class Reader:
             return with_query(frame, merged=query.merged | shared, natural=False)
         return frame
 
-    def _end_from(self, frame: Frame) -> Frame | None:
+    def end_from(self, frame: Frame) -> Frame | None:
         """FROM is whole, or there was none: everything named in the select list is found."""
         query = frame.query
         if query.clause == "items":
-            frame = self._end_item(frame)
+            frame = self.end_item(frame)
         elif query.clause in ("from", "on"):
-            settled = self._settled(frame)
+            settled = self.settled(frame)
             if settled is None:
                 return None
             frame = settled
@@ -500,11 +496,11 @@ class Reader:
         found = resolve_pending(with_query(frame, clause="where"), self.names)
         if found is None:
             return None
-        wanted = _columns_wanted(found.query)
+        wanted = columns_wanted(found.query)
         return found if wanted is None or found.query.width == wanted else None
 
-    def _end_core(self, frame: Frame) -> Frame | None:
-        found = self._end_from(frame)
+    def end_core(self, frame: Frame) -> Frame | None:
+        found = self.end_from(frame)
         if found is None or found.query.first is not None:
             return found
         return with_query(found, first=found.query.outputs)
@@ -512,7 +508,7 @@ class Reader:
     def _end_query(self, frame: Frame) -> Frame | None:
         if frame.kind != "query" or frame.query.clause in ("begin", "with"):
             return None
-        return frame if frame.query.clause in ("order", "limit", "end") else self._end_core(frame)
+        return frame if frame.query.clause in ("order", "limit", "end") else self.end_core(frame)
 
     # Lexemes that have only begun
 
@@ -545,7 +541,7 @@ class Reader:
         if frame.expect == AFTER and self._may_be_bare_alias(frame, word, begun=True):
             return True
         return any(
-            keyword not in CLAUSE_WORDS or _KEYWORDS[keyword](self, frame, keyword) is not None
+            keyword not in CLAUSE_WORDS or HANDLERS[keyword](self, frame, keyword) is not None
             for keyword in (_AFTER_OPERAND if frame.expect == AFTER else _AFTER_ALIAS)
             if keyword.startswith(word)
         )
@@ -642,226 +638,6 @@ def _width(query: Query) -> int:
     return len(query.first if query.first is not None else query.outputs)
 
 
-def _columns_wanted(query: Query) -> int | None:
-    return len(query.first) if query.first is not None else query.want
-
-
 def _least_width(query: Query) -> int:
     """Columns that the select list has at least: a star is one or more."""
     return len(query.outputs)
-
-
-# Keywords
-
-Handler = Callable[[Reader, Frame, str], Frame | None]
-
-
-def _select(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.kind == "query":
-        return with_query(frame, clause="items").but(expect=OPERAND, left=-1, last="")
-    return Frame(frame.up, "query", OPERAND, _subquery(frame, "items"))
-
-
-def _with(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return with_query(frame, clause="with").but(expect=CTE)
-
-
-def _subquery(frame: Frame, clause: str) -> Query:
-    """The query that a bracket turns out to hold."""
-    up = frame.up
-    assert up is not None
-    if frame.kind == "list":
-        return Query("in", clause, want=1)
-    if up.expect == TABLE:
-        return Query("derived", clause)
-    if up.last == "cte as":
-        return Query("cte", clause, cte_columns=up.query.cte_columns, want=len(up.query.cte_columns) or None)
-    if up.last == "exists":
-        return Query("exists", clause)
-    return Query("scalar", clause, want=1)
-
-
-def _stays(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return frame
-
-
-def _distinct(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.expect == OPERAND:
-        return frame.but(distinct=True) if frame.kind == "call" else frame
-    return frame.but(last="is distinct")
-
-
-def _constant(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.expect == AFTER:  # IS NULL, IS TRUE
-        return frame.but(left=ANY, last="operand")
-    return reader._operand(frame, _CONSTANTS[word])
-
-
-def _prefix(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(last=word)) if word == "not" and frame.expect == OPERAND else frame.but(last=word)
-
-
-def _case(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return Frame(frame, "case", OPERAND, frame.query)
-
-
-def _branch(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return frame.but(expect=OPERAND, left=-1, comparing=0, between=False, last="")
-
-
-def _end(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    up = frame.up
-    assert frame.kind == "case" and up is not None
-    return reader._operand(up.but(holds=up.holds or frame.holds), ANY)
-
-
-def _as(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.kind == "cast":
-        return frame.but(expect=TYPE)
-    if frame.query.clause == "with":
-        return frame.but(last="cte as")
-    return frame.but(expect=NAME)
-
-
-def _and(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.kind == "over":
-        return frame
-    if frame.between:
-        return frame.but(between=False, expect=OPERAND, last="between")
-    return reader._no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
-
-
-def _or(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
-
-
-def _not_after(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.expect == OPERAND:
-        return _prefix(reader, frame, word)
-    return frame
-
-
-def _in(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(last="in"))
-
-
-def _is(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(last="is"))
-
-
-def _like(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(expect=OPERAND, comparing=0, left=ANY, last=word))
-
-
-def _between(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader._no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), between=True, last="between"))
-
-
-def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.kind == "extract":
-        return frame.but(expect=OPERAND, last="")
-    if frame.last == "is distinct":
-        return frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare")
-    ended = reader._end_item(frame)
-    wanted = _columns_wanted(ended.query)
-    outputs = ended.query.outputs
-    if wanted is not None and (len(outputs) > wanted or (not any(o.star for o in outputs) and len(outputs) < wanted)):
-        return None
-    return with_query(ended, clause="from").but(expect=TABLE, left=-1, comparing=0, last="")
-
-
-def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    """LEFT, INNER, CROSS, NATURAL, JOIN: the source before it is settled, and after JOIN another comes."""
-    settled = reader._settled(frame)
-    if settled is None:
-        return None
-    settled = with_query(settled, clause="on")
-    if word == "natural":
-        settled = with_query(settled, natural=True)
-    if word == "join":
-        settled = with_query(settled, clause="from")
-    return settled.but(expect=TABLE if word == "join" else AFTER, left=-1, comparing=0, last="")
-
-
-def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    settled = reader._settled(frame)
-    if settled is None:
-        return None
-    query = settled.query
-    if any(look_up(query, ref.qualifier, ref.name) == 0 for ref in query.pending):
-        return None
-    return with_query(settled, clause="on").but(expect=OPERAND, left=-1, comparing=0, last="")
-
-
-def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    settled = reader._settled(frame)
-    return settled and with_query(settled, clause="on").but(expect=AFTER, last="using")
-
-
-def _where(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    if frame.kind == "filter":
-        return frame.but(expect=OPERAND)
-    found = reader._end_from(frame)
-    return found and found.but(expect=OPERAND, left=-1, comparing=0, last="")
-
-
-def _group_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    """GROUP, ORDER, PARTITION: what follows BY is another list of expressions."""
-    if frame.kind == "over":
-        return frame.but(last=word, expect=AFTER)
-    found = reader._end_from(frame) if word == "group" else reader._end_core(frame)
-    return found and with_query(found, clause=word).but(expect=AFTER, last=word)
-
-
-def _by(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
-
-
-def _having(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return with_query(frame, clause="having").but(expect=OPERAND, left=-1, comparing=0, last="")
-
-
-def _limit(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    ended = frame if frame.query.clause == "order" else reader._end_core(frame)
-    return ended and with_query(ended, clause="limit").but(expect=NOTHING)
-
-
-def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    ended = reader._end_core(frame)
-    if ended is None:
-        return None
-    query = ended.query
-    nothing: dict[str, int] = {}
-    return with_query(
-        ended, clause="begin", sources=(), merged=frozenset(), outputs=(), item=None, aliases=nothing, width=None,
-        arms=query.arms + 1,
-    ).but(expect=OPERAND, left=-1, comparing=0, last="")  # fmt: skip
-
-
-def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    """OVER and FILTER: after a call that takes them, where a window function makes sense."""
-    if frame.last == "scalar" or (frame.last == "either") or (word == "over" and frame.last == "distinct call"):
-        return None
-    if word == "over" and not reader._may_call(frame, Function(0, 0, ANY, "window")):
-        return None
-    return frame.but(last=word)
-
-
-def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return frame.but(expect=NOTHING)
-
-
-_KEYWORDS: dict[str, Handler] = {
-    "select": _select, "with": _with, "distinct": _distinct, "all": _stays, "from": _from, "where": _where,
-    "group": _group_word, "order": _group_word, "partition": _group_word, "by": _by, "having": _having, "limit": _limit,
-    "offset": _stays, "recursive": _stays, "as": _as, "join": _join_word, "inner": _join_word, "left": _join_word,
-    "right": _join_word, "full": _join_word, "outer": _join_word, "cross": _join_word, "natural": _join_word, "on": _on,
-    "using": _using_word, "union": _set_operation, "intersect": _set_operation, "except": _set_operation, "and": _and,
-    "or": _or, "not": _not_after, "in": _in, "is": _is, "null": _constant, "between": _between, "like": _like,
-    "ilike": _like, "glob": _like, "exists": _prefix, "case": _case, "when": _branch, "then": _branch, "else": _branch,
-    "end": _end, "cast": _prefix, "extract": _prefix, "interval": _stays, "asc": _stays, "desc": _stays, "nulls": _stays,
-    "first": _stays, "last": _stays, "over": _over, "rows": _frame_word, "range": _frame_word, "filter": _over,
-    "true": _constant, "false": _constant, "current_date": _constant, "current_time": _constant,
-    "current_timestamp": _constant,
-}  # fmt: skip
-assert KEYWORDS - set(_KEYWORDS) == {"unbounded", "preceding", "following", "current", "row"}

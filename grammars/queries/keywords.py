@@ -1,0 +1,248 @@
+"""What each keyword of a query does to the place where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from grammars.queries.dialect import KEYWORDS, Function
+from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME
+from grammars.queries.scope import (
+    AFTER,
+    CTE,
+    NAME,
+    NOTHING,
+    OPERAND,
+    TABLE,
+    TYPE,
+    Frame,
+    Query,
+    look_up,
+    with_query,
+)
+
+if TYPE_CHECKING:
+    from grammars.queries.reader import Reader
+
+CONSTANTS = {
+    "null": ANY, "true": BOOL | NUMBER, "false": BOOL | NUMBER,
+    "current_date": TIME | TEXT, "current_time": TIME | TEXT, "current_timestamp": TIME | TEXT,
+}  # fmt: skip
+
+
+def columns_wanted(query: Query) -> int | None:
+    return len(query.first) if query.first is not None else query.want
+
+
+Handler = Callable[["Reader", Frame, str], Frame | None]
+
+
+def _select(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "query":
+        return with_query(frame, clause="items").but(expect=OPERAND, left=-1, last="")
+    return Frame(frame.up, "query", OPERAND, _subquery(frame, "items"))
+
+
+def _with(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return with_query(frame, clause="with").but(expect=CTE)
+
+
+def _subquery(frame: Frame, clause: str) -> Query:
+    """The query that a bracket turns out to hold."""
+    up = frame.up
+    assert up is not None
+    if frame.kind == "list":
+        return Query("in", clause, want=1)
+    if up.expect == TABLE:
+        return Query("derived", clause)
+    if up.last == "cte as":
+        return Query("cte", clause, cte_columns=up.query.cte_columns, want=len(up.query.cte_columns) or None)
+    if up.last == "exists":
+        return Query("exists", clause)
+    return Query("scalar", clause, want=1)
+
+
+def _stays(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame
+
+
+def _distinct(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == OPERAND:
+        return frame.but(distinct=True) if frame.kind == "call" else frame
+    return frame.but(last="is distinct")
+
+
+def _constant(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == AFTER:  # IS NULL, IS TRUE
+        return frame.but(left=ANY, last="operand")
+    return reader.operand(frame, CONSTANTS[word])
+
+
+def _prefix(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(last=word)) if word == "not" and frame.expect == OPERAND else frame.but(last=word)
+
+
+def _case(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return Frame(frame, "case", OPERAND, frame.query)
+
+
+def _branch(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=OPERAND, left=-1, comparing=0, between=False, last="")
+
+
+def _end(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    up = frame.up
+    assert frame.kind == "case" and up is not None
+    return reader.operand(up.but(holds=up.holds or frame.holds), ANY)
+
+
+def _as(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "cast":
+        return frame.but(expect=TYPE)
+    if frame.query.clause == "with":
+        return frame.but(last="cte as")
+    return frame.but(expect=NAME)
+
+
+def _and(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "over":
+        return frame
+    if frame.between:
+        return frame.but(between=False, expect=OPERAND, last="between")
+    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+
+
+def _or(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+
+
+def _not_after(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.expect == OPERAND:
+        return _prefix(reader, frame, word)
+    return frame
+
+
+def _in(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(last="in"))
+
+
+def _is(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(last="is"))
+
+
+def _like(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(expect=OPERAND, comparing=0, left=ANY, last=word))
+
+
+def _between(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), between=True, last="between"))
+
+
+def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "extract":
+        return frame.but(expect=OPERAND, last="")
+    if frame.last == "is distinct":
+        return frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare")
+    ended = reader.end_item(frame)
+    wanted = columns_wanted(ended.query)
+    outputs = ended.query.outputs
+    if wanted is not None and (len(outputs) > wanted or (not any(o.star for o in outputs) and len(outputs) < wanted)):
+        return None
+    return with_query(ended, clause="from").but(expect=TABLE, left=-1, comparing=0, last="")
+
+
+def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """LEFT, INNER, CROSS, NATURAL, JOIN: the source before it is settled, and after JOIN another comes."""
+    settled = reader.settled(frame)
+    if settled is None:
+        return None
+    settled = with_query(settled, clause="on")
+    if word == "natural":
+        settled = with_query(settled, natural=True)
+    if word == "join":
+        settled = with_query(settled, clause="from")
+    return settled.but(expect=TABLE if word == "join" else AFTER, left=-1, comparing=0, last="")
+
+
+def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    settled = reader.settled(frame)
+    if settled is None:
+        return None
+    query = settled.query
+    if any(look_up(query, ref.qualifier, ref.name) == 0 for ref in query.pending):
+        return None
+    return with_query(settled, clause="on").but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    settled = reader.settled(frame)
+    return settled and with_query(settled, clause="on").but(expect=AFTER, last="using")
+
+
+def _where(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if frame.kind == "filter":
+        return frame.but(expect=OPERAND)
+    found = reader.end_from(frame)
+    return found and found.but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _group_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """GROUP, ORDER, PARTITION: what follows BY is another list of expressions."""
+    if frame.kind == "over":
+        return frame.but(last=word, expect=AFTER)
+    found = reader.end_from(frame) if word == "group" else reader.end_core(frame)
+    return found and with_query(found, clause=word).but(expect=AFTER, last=word)
+
+
+def _by(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _having(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return with_query(frame, clause="having").but(expect=OPERAND, left=-1, comparing=0, last="")
+
+
+def _limit(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    ended = frame if frame.query.clause == "order" else reader.end_core(frame)
+    return ended and with_query(ended, clause="limit").but(expect=NOTHING)
+
+
+def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    ended = reader.end_core(frame)
+    if ended is None:
+        return None
+    query = ended.query
+    nothing: dict[str, int] = {}
+    return with_query(
+        ended, clause="begin", sources=(), merged=frozenset(), outputs=(), item=None, aliases=nothing, width=None,
+        arms=query.arms + 1,
+    ).but(expect=OPERAND, left=-1, comparing=0, last="")  # fmt: skip
+
+
+def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """OVER and FILTER: after a call that takes them, where a window function makes sense."""
+    if frame.last == "scalar" or (frame.last == "either") or (word == "over" and frame.last == "distinct call"):
+        return None
+    if word == "over" and not reader.may_call(frame, Function(0, 0, ANY, "window")):
+        return None
+    return frame.but(last=word)
+
+
+def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=NOTHING)
+
+
+HANDLERS: dict[str, Handler] = {
+    "select": _select, "with": _with, "distinct": _distinct, "all": _stays, "from": _from, "where": _where,
+    "group": _group_word, "order": _group_word, "partition": _group_word, "by": _by, "having": _having, "limit": _limit,
+    "offset": _stays, "recursive": _stays, "as": _as, "join": _join_word, "inner": _join_word, "left": _join_word,
+    "right": _join_word, "full": _join_word, "outer": _join_word, "cross": _join_word, "natural": _join_word, "on": _on,
+    "using": _using_word, "union": _set_operation, "intersect": _set_operation, "except": _set_operation, "and": _and,
+    "or": _or, "not": _not_after, "in": _in, "is": _is, "null": _constant, "between": _between, "like": _like,
+    "ilike": _like, "glob": _like, "exists": _prefix, "case": _case, "when": _branch, "then": _branch, "else": _branch,
+    "end": _end, "cast": _prefix, "extract": _prefix, "interval": _stays, "asc": _stays, "desc": _stays, "nulls": _stays,
+    "first": _stays, "last": _stays, "over": _over, "rows": _frame_word, "range": _frame_word, "filter": _over,
+    "true": _constant, "false": _constant, "current_date": _constant, "current_time": _constant,
+    "current_timestamp": _constant,
+}  # fmt: skip
+assert KEYWORDS - set(HANDLERS) == {"unbounded", "preceding", "following", "current", "row"}
