@@ -304,6 +304,14 @@ def _explicit(atom: Atom) -> int:
     return sum(bond.order for bond in atom.bonds)
 
 
+def free_valence(state: Prefix, k: int) -> int:
+    """How many more bonds an open atom can have at most, its open rings counted as bonds."""
+    atom = state.atoms[k]
+    opened = sum(BOND_ORDERS[bond] if bond else 1 for at, bond in state.rings.values() if at == k)
+    most = max((5, *_valences(atom)) if _is_neutral_nitrogen(atom) else _valences(atom), default=0)
+    return max(most - max(atom.hydrogens, 0) - _explicit(atom) - opened, 0)
+
+
 def _check_open(state: Prefix, k: int, parsing_atom: bool) -> None:
     """Source: partialsmiles, getAdjustedExplicitValence and hasCommonValence."""
     atom, stack = state.atoms[k], state.stack

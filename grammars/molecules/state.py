@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
-from grammars.molecules.prefix import START, Invalid, Prefix, begins_bracket, bracket_endings, check, finish, read
+from grammars.molecules.prefix import (
+    START,
+    Invalid,
+    Prefix,
+    begins_bracket,
+    bracket_endings,
+    check,
+    finish,
+    free_valence,
+    read,
+)
 from grammars.vocabulary import Vocabulary
 
 REMEMBERED = 4096
+# Rings that one atom can close beside its bond to the chain: no element has a valence above 7.
+MOST_RINGS = 6
+# Where none of these fits, whole, no element does.
+VERSATILE = ("[C]", "[S]", "[P]", "[c]", "[N+]", "[O-]", "[Fe]")
 
 
 class Reading(NamedTuple):
@@ -32,26 +46,36 @@ def further(reading: Reading, char: str, max_atoms: int) -> Reading:
         before, symbol = reading.after, char
     if symbol[0] == "[" and char != "]":
         check(before, symbol)
-        if not begins_bracket(symbol) or before.heavy + len(before.stack) > max_atoms or not _can_end(before, symbol):
+        if not begins_bracket(symbol) or before.heavy + len(before.stack) > max_atoms:
+            raise Invalid
+        element_to_come = not symbol.strip("[0123456789")
+        if not _some_fits(before, VERSATILE if element_to_come else bracket_endings(symbol), max_atoms):
             raise Invalid
         return Reading(before, symbol, None)
     if symbol[0] == "%" and len(symbol) < 3:
         check(before, symbol)
+        # A number that is open already, or a new one, which are all alike.
+        known = [number for number in before.rings if number.startswith(symbol)]
+        new = next(number for k in range(10, 100) if (number := f"%{k}").startswith(symbol) and number not in known)
+        if not _some_fits(before, (*known, new), max_atoms):
+            raise Invalid
         return Reading(before, symbol, None)
+    return Reading(before, symbol, _fitting(before, symbol, max_atoms))
+
+
+def _fitting(before: Prefix, symbol: str, max_atoms: int) -> Prefix:
+    """The state after a whole symbol; Invalid where more atoms would have to follow than may."""
     after = read(before, symbol)
     check(after)
     if after.heavy + _atoms_to_come(after) > max_atoms:
         raise Invalid
-    return Reading(before, symbol, after)
+    return after
 
 
-def _can_end(before: Prefix, bracket: str) -> bool:
-    """Whether a bracket with an element begun can become an atom that fits here."""
-    if not bracket[-1].isalpha() and not bracket.strip("[0123456789"):
-        return True
-    for whole in bracket_endings(bracket):
+def _some_fits(before: Prefix, symbols: Iterable[str], max_atoms: int) -> bool:
+    for symbol in symbols:
         try:
-            check(read(before, whole))
+            _fitting(before, symbol, max_atoms)
         except Invalid:
             continue
         return True
@@ -59,14 +83,22 @@ def _can_end(before: Prefix, bracket: str) -> bool:
 
 
 def _atoms_to_come(state: Prefix) -> int:
-    """How many atoms follow at least: one after every branch, one for a bond begun or a ring that cannot be closed here."""
+    """How many atoms follow at least: one after every branch, one for a bond begun, and those that close the rings."""
     branches = len(state.stack) - 1
     if state.last in ("(", ")", "."):
         return branches + 1
-    closable = not state.after_branch and any(at != state.stack[-1] for at, _ in state.rings.values())
-    if state.bond and not closable:
-        return branches + 1
-    return max(branches, int(bool(state.rings) and not closable))
+    here = state.stack[-1]
+    # A ring is closed with an atom that is not bonded to this one already.
+    near = {here, *(bond.to for bond in state.atoms[here].bonds)} if here >= 0 else {here}
+    elsewhere = len({at for at, _ in state.rings.values() if at not in near})
+    opened_here = any(at == here for at, _ in state.rings.values())
+    if state.bond and (state.after_branch or not elsewhere):
+        # The bond leads to an atom, and no ring opened here ends there.
+        return max(branches + 1, 1 + opened_here)
+    # Rings opened at the current atom are closed at another one; so are those for which it has no valence left.
+    closable = 0 if state.after_branch or here < 0 else min(elsewhere, free_valence(state, here))
+    rings = len(state.rings) - closable
+    return max(branches, -(-rings // MOST_RINGS))
 
 
 class MoleculeConstraint:
