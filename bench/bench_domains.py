@@ -217,6 +217,8 @@ def _states(
         state = constraint.start()
         for token in encode(text):
             yield state
+            if not state.accepts(np.array([token]))[0]:
+                break  # a molecule of more atoms than the task asks for
             state = state.advance(token)
     if not task.texts:
         state = constraint.start()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from functools import reduce
 from pathlib import Path
 from random import Random
 
@@ -262,3 +263,17 @@ def test_a_missing_package_is_an_error_that_says_how_to_get_it(package, monkeypa
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == package else find(name))
     with pytest.raises(GrammarError, match=rf"need the package {package}: pip install 'reweigh\[chem\]'"):
         Smiles()
+
+
+def test_molecules_are_accepted_with_exactly_their_own_number_of_atoms(molecules: list[str]):
+    """What rings and branches still need is never overestimated: no prefix is refused for it. One atom fewer is refused."""
+
+    def read(text: str, max_atoms: int) -> Reading:
+        return reduce(lambda place, char: further(place, char, max_atoms), text, Reading(START, "", START))
+
+    for text in molecules:
+        whole = read(text, 999).after
+        assert whole is not None
+        assert read(text, whole.heavy).after == whole
+        with pytest.raises(Invalid):
+            read(text, whole.heavy - 1)
