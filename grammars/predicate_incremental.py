@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -86,7 +87,9 @@ class Stepper:
             raise PredicateError(
                 f"{self} took longer than {box:g} s in {what}; make it quicker, or raise timeout_s"
             ) from None
-        except Exception as error:
+        except BaseException as error:  # a sys.exit() of the user's must not end the engine
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C
             raise PredicateError(f"{self} raised {type(error).__name__}: {error}, in {what}") from error
 
 

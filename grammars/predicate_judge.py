@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,9 @@ class Judge:
                 f"{self} took longer than {box:g} s for {self._asked(calls, returned)}; make it quicker, raise timeout_s, or give "
                 "processes=1: what hangs in C can only be ended with its process"
             ) from None
-        except Exception as error:
+        except BaseException as error:  # a sys.exit() of the user's must not end the engine
+            if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
+                raise  # Ctrl-C
             raise PredicateError(f"{self} {_told(error)}, for {self._asked(calls, returned)}") from error
 
     def _asked(self, calls: list[tuple[Any, ...]], returned: list[Any]) -> str:
@@ -130,7 +133,7 @@ class _Server:
             yield answer if isinstance(answer, Failure) else answer[0]
 
 
-def _told(error: Exception) -> str:
+def _told(error: BaseException) -> str:
     return f"raised {type(error).__name__}: {error}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -161,3 +162,16 @@ def test_registered_predicates_travel_by_name():
     assert language_from_spec({"predicate": "short"}).function is short
     with pytest.raises(GrammarError, match="already registered"):
         register_predicate("short", lambda text: True)
+
+
+@pytest.mark.parametrize("end", [SystemExit, GeneratorExit, KeyboardInterrupt])
+def test_a_predicate_that_exits_is_an_error_of_its_own_request(end: type[BaseException]):
+    """Off the main thread, as in an engine, where Ctrl-C never arrives."""
+
+    def leave(text: str, complete: bool) -> bool:
+        raise end("bye")
+
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(lambda: Predicate(leave).ask("a", False))
+        with pytest.raises(PredicateError, match=f"raised {end.__name__}: bye"):
+            asked.result()
