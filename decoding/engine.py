@@ -6,7 +6,6 @@ import asyncio
 import json
 import math
 import os
-import secrets
 import threading
 import time
 import uuid
@@ -14,7 +13,6 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, overload
@@ -22,17 +20,17 @@ from typing import Any, overload
 import numpy as np
 from tqdm import tqdm
 
+from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
-from decoding.order import Order
-from decoding.request import Request, Result, Stats, Usage, texts_of, trace_of
+from decoding.request import Chunk, Request, Result
+from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
-from grammars import errors
-from grammars.errors import DeadEnd, EngineError, ReweighError
+from grammars.errors import EngineError
 from grammars.errors import RequestError as BadRequest
 from grammars.registry import compile_cached, language_from_arguments
 from grammars.vocabulary import Vocabulary
-from samplers.randomness import MAX_SEED, derive_seed
+from samplers.randomness import derive_seed
 
 Messages = Sequence[Mapping[str, Any]]
 Prompt = str | Sequence[int]
@@ -40,21 +38,6 @@ Prompt = str | Sequence[int]
 # Texts of a few hundred tokens on a small machine: what a user may raise by passing vLLM's own argument.
 _DEFAULT_ENGINE_ARGS: dict[str, Any] = {"max_num_seqs": 64, "use_tqdm_on_load": False}
 _CPU_ENGINE_ARGS: dict[str, Any] = {"dtype": "bfloat16", "enforce_eager": True, "block_size": 32, "max_model_len": 2048}
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """What `stream` yields: new text of a single particle, or progress of several, and the result in the last one.
-
-    text    new text, never retracted; "" while several particles are under way
-    step    tokens sampled so far by each particle; live: particles still running; ess: effective sample size
-    """
-
-    text: str = ""
-    step: int = 0
-    live: int = 0
-    ess: float = 0.0
-    result: Result | None = None
 
 
 class Engine:
@@ -121,6 +104,8 @@ class Engine:
                         that has not ended is kept as a prefix)
         seed            0 to 2^64 - 1; None draws one and the result says which. Prompt k of a list has a seed derived from it
         progress        show a bar; None: for many prompts on a terminal
+        stop            texts at which a text ends (they are cut off) as it stands, whatever the constraint would still want:
+                        the target is then over what the model writes up to there
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 
@@ -187,7 +172,7 @@ class Engine:
         The last chunk holds the result; closing the iterator earlier frees the rows. particles=1 by default here.
         """
         events: SimpleQueue[Chunk | None] = SimpleQueue()
-        request, ticket = self._streamed(prompt, messages, options, events.put)
+        request, ticket, streamed = self._streamed(prompt, messages, options, events.put)
         ticket.done.add_done_callback(lambda _: events.put(None))
         self._driver.submit(ticket)
 
@@ -195,7 +180,7 @@ class Engine:
             try:
                 while (chunk := events.get()) is not None:
                     yield chunk
-                yield self._last_chunk(request, ticket)
+                yield self._last_chunk(request, ticket, streamed)
             finally:
                 self._driver.abort(ticket)
 
@@ -216,13 +201,13 @@ class Engine:
             with suppress(RuntimeError):
                 put(None)
 
-        request, ticket = await asyncio.to_thread(self._streamed, prompt, messages, options, put)
+        request, ticket, streamed = await asyncio.to_thread(self._streamed, prompt, messages, options, put)
         ticket.done.add_done_callback(end)
         self._driver.submit(ticket)
         try:
             while (chunk := await events.get()) is not None:
                 yield chunk
-            yield self._last_chunk(request, ticket)
+            yield self._last_chunk(request, ticket, streamed)
         finally:
             self._driver.abort(ticket)
 
@@ -239,15 +224,11 @@ class Engine:
                     f"constraint is a list of {len(several)} for {len(given)} prompts: give one (or None) for each"
                 )
             options.pop("constraint")
-            languages = [language_from_arguments(constraint=one, **_constraint_arguments(options)) for one in several]
+            languages = [language_from_arguments(constraint=one, **constraint_arguments(options)) for one in several]
         else:
-            languages = [language_from_arguments(**_constraint_arguments(options))] * len(given)
-        seed = options.pop("seed", None)
-        if seed is None:
-            seed = secrets.randbits(63)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed <= MAX_SEED:
-            raise BadRequest(f"seed={seed!r} must be a whole number from 0 to 2**64 - 1, or None")
-        settings = _settings(options)
+            languages = [language_from_arguments(**constraint_arguments(options))] * len(given)
+        seed = seed_of(options.pop("seed", None))
+        settings = settings_of(options)
         specs: dict[int, str] = {}
         requests = []
         for index, (prompt, language) in enumerate(zip(given, languages, strict=True)):
@@ -255,8 +236,10 @@ class Engine:
                 specs[id(language)] = json.dumps(language.spec)
                 compile_cached(language, self.vocabulary).start()
             spec = None if language is None else specs[id(language)]
-            request = Request(prompt, language, spec, seed=derive_seed(int(seed), index), **settings)
-            self._check(request, f"prompts[{index}]" if not single else "prompt")
+            request = Request(prompt, language, spec, seed=derive_seed(seed, index), **settings)
+            check_request(
+                request, f"prompts[{index}]" if not single else "prompt", self.max_model_len, self.max_particles
+            )
             requests.append(request)
         return requests, single
 
@@ -315,50 +298,36 @@ class Engine:
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tuple(self._encode(text, "messages", add_special_tokens=False))
 
-    def _check(self, request: Request, place: str) -> None:
-        room = self.max_model_len - len(request.prompt)
-        if request.max_tokens > room:
-            raise BadRequest(
-                f"{place} has {len(request.prompt)} tokens, and max_tokens={request.max_tokens} more are above the model's "
-                f"{self.max_model_len}: shorten it, lower max_tokens to {max(room, 0)}, or raise the engine's max_model_len"
-            )
-        if request.particles > self.max_particles:
-            raise BadRequest(
-                f"particles={request.particles} is above the engine's max_num_seqs={self.max_particles}: "
-                "they run side by side; make the engine with a larger max_num_seqs"
-            )
-        _order(request, "").check()
-
     # From requests to results
 
     def _ticket(self, request: Request, stream: bool = False) -> Ticket:
-        return Ticket(_order(request, uuid.uuid4().hex, stream), list(request.prompt))
+        return Ticket(order_of(request, uuid.uuid4().hex, stream), list(request.prompt))
 
     def _streamed(
         self, prompt: Any, messages: Any, options: dict[str, Any], put: Callable[[Chunk], None]
-    ) -> tuple[Request, Ticket]:
+    ) -> tuple[Request, Ticket, StreamedText | None]:
         requests, single = self._requests(prompt, messages, {"particles": 1, **options})
         if not single:
             raise BadRequest("stream takes one prompt; for several use one stream each: they share the batch")
         request = requests[0]
-        alone = request.particles == 1
-        ticket = self._ticket(request, stream=alone)
-        if alone:
-            decoder = _Utf8()
+        streamed = StreamedText(request.stop) if request.particles == 1 else None
+        ticket = self._ticket(request, stream=streamed is not None)
+        if streamed is not None:
 
             def on_tokens(tokens: list[int]) -> None:
-                text = decoder.feed(self.vocabulary.decode(tokens))
-                put(Chunk(text=text, step=decoder.fed, live=1, ess=1.0))
+                text = streamed.feed(self.vocabulary.decode(tokens))
+                put(Chunk(text=text, step=streamed.fed, live=1, ess=1.0))
 
             ticket.on_tokens = on_tokens
         else:
             ticket.on_step = lambda step, live, ess: put(Chunk(step=step, live=live, ess=ess))
-        return request, ticket
+        return request, ticket, streamed
 
-    def _last_chunk(self, request: Request, ticket: Ticket) -> Chunk:
+    def _last_chunk(self, request: Request, ticket: Ticket, streamed: StreamedText | None) -> Chunk:
         result = self._await(request, ticket, None, None)
         result.raise_for_error()
-        return Chunk(step=result.stats.steps, result=result, ess=result.ess)
+        text = "" if streamed is None else streamed.end(result.finish_reasons[0] == "stop_string")
+        return Chunk(text=text, step=result.stats.steps, result=result, ess=result.ess)
 
     def _await(self, request: Request, ticket: Ticket, deadline: float | None, timeout_s: float | None) -> Result:
         remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
@@ -368,113 +337,7 @@ class Engine:
             raise _too_late(timeout_s) from None
         except CancelledError:
             raise EngineError("the request was aborted before it was done") from None
-        return self._result(request, summary)
-
-    def _result(self, request: Request, summary: dict[str, Any]) -> Result:
-        log_weights = np.array(summary["log_weights"], dtype=np.float64)
-        tokens = summary["tokens"]
-        finish_reasons = summary["status"]
-        traces = summary["traces"]
-        completion = sum(len(ids) + (reason == "stop") for ids, reason in zip(tokens, finish_reasons, strict=True))
-        return Result(
-            texts=texts_of(tokens, self.vocabulary.decode),
-            tokens=tokens,
-            log_weights=log_weights,
-            finish_reasons=finish_reasons,
-            usage=Usage(len(request.prompt), completion, summary["sampled_tokens"]),
-            stats=Stats(
-                steps=summary["steps"],
-                checks=summary["checks"],
-                masks=summary["masks"],
-                resamplings=len(summary["ancestry"]),
-                wall_s=summary["wall_s"],
-                queued_s=summary["queued_s"],
-                ess_history=tuple(summary["ess_history"]),
-                sampled_tokens=summary["sampled_tokens"],
-                computed_rows=summary["computed_rows"],
-            ),
-            seed=request.seed,
-            ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
-            constraint=request.constraint,
-            trace=None if traces is None else [trace_of(steps, self.vocabulary.decode) for steps in traces],
-            error=_error(request, summary, log_weights),
-        )
-
-
-def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -> ReweighError | None:
-    if summary["error"] is not None:
-        kind, message = summary["error"]
-        made = getattr(errors, kind, EngineError)
-        return made(message) if issubclass(made, ReweighError) else EngineError(f"{kind}: {message}")
-    if np.all(log_weights == -math.inf):
-        longest = max(len(tokens) for tokens in summary["tokens"])
-        if longest + 1 >= request.max_tokens and not request.truncate:
-            return DeadEnd(
-                f"no particle of {request.particles} ended within max_tokens={request.max_tokens}: "
-                "raise max_tokens, or give the constraint an end within reach"
-            )
-        return DeadEnd(
-            f"every one of {request.particles} particles ran into a dead end by token {longest}: no token the constraint "
-            "accepts had any probability left, or the check budget ended; try more particles or a prompt nearer to the constraint"
-        )
-    return None
-
-
-def _order(request: Request, group: str, stream: bool = False) -> Order:
-    return Order(
-        group=group,
-        num_particles=request.particles,
-        constraint=request.spec,
-        sampler=request.sampler,
-        temperature=request.temperature,
-        seed=request.seed,
-        max_tokens=request.max_tokens,
-        truncate=request.truncate,
-        ess_threshold=request.ess_threshold,
-        resampling=request.resampling,
-        resample_every=request.resample_every,
-        trace=request.trace,
-        stream=stream,
-    )
-
-
-_CONSTRAINTS = ("regex", "json_schema", "lark", "choice", "predicate", "constraint")
-_SETTINGS: dict[str, Any] = {
-    "particles": 8,
-    "sampler": "auto",
-    "ess_threshold": 0.5,
-    "resampling": "systematic",
-    "resample_every": None,
-    "temperature": 1.0,
-    "max_tokens": 64,
-    "truncate": False,
-    "trace": False,
-}
-
-
-def _constraint_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: options.pop(name) for name in _CONSTRAINTS if name in options}
-
-
-def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    for name in options:
-        if name not in _SETTINGS:
-            raise BadRequest(f"unknown option {name!r}; there are {', '.join([*_CONSTRAINTS, *_SETTINGS, 'seed'])}")
-    settings = {**_SETTINGS, **options}
-    particles, max_tokens = settings["particles"], settings["max_tokens"]
-    for name, value in (("particles", particles), ("max_tokens", max_tokens)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-            raise BadRequest(f"{name}={value!r}: a whole number of at least 1 was wanted")
-    if not isinstance(settings["sampler"], str | Mapping):
-        raise BadRequest(f'sampler={settings["sampler"]!r}: a name was wanted, or a dict with "name" and options')
-    for name in ("temperature", "ess_threshold"):
-        if isinstance(settings[name], np.floating | np.integer):
-            settings[name] = float(settings[name])
-    settings["particles"], settings["max_tokens"] = int(particles), int(max_tokens)
-    for name in ("truncate", "trace"):
-        if not isinstance(settings[name], bool):
-            raise BadRequest(f"{name}={settings[name]!r}: True or False was wanted")
-    return settings
+        return result_of(request, summary, self.vocabulary)
 
 
 def _text_of(content: Any, place: str) -> str:
@@ -510,20 +373,6 @@ def _wait(done: Future[dict[str, Any]], remaining: float | None) -> dict[str, An
         except FutureTimeout:
             if time.monotonic() >= end:
                 raise
-
-
-class _Utf8:
-    """Bytes as they come, given out as text once a character is whole."""
-
-    def __init__(self) -> None:
-        import codecs
-
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self.fed = 0
-
-    def feed(self, piece: bytes) -> str:
-        self.fed += 1
-        return self._decoder.decode(piece)
 
 
 def _existing(model: str | os.PathLike[str]) -> str:

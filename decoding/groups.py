@@ -24,6 +24,7 @@ class Status(StrEnum):
 
     LIVE = "live"
     STOP = "stop"  # ended by EOS
+    STOP_STRING = "stop_string"  # ended by one of the request's stop strings
     LENGTH = "length"  # cut at max_tokens, where the request allows it
     DEAD = "dead"  # weight zero
 
@@ -156,7 +157,9 @@ class Group:
             self.status[particle] = Status.STOP
         else:
             self.tokens[particle].append(post.token)
-            if len(self.tokens[particle]) >= self.order.max_tokens:
+            if post.is_stop:
+                self.status[particle] = Status.STOP_STRING
+            elif len(self.tokens[particle]) >= self.order.max_tokens:
                 self.status[particle] = Status.LENGTH
 
     def _seat(self, drawn: dict[int, tuple[int, int]]) -> Step:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +26,9 @@ class Order:
     max_tokens     tokens of a text, its EOS included
     truncate       False: the target is conditioned on ending within max_tokens (EOS is forced at the last place).
                    True: a text that reaches max_tokens is kept as it stands, a viable prefix
+    stop           texts that end a text where they occur
+    stream         new tokens of a single particle, or the progress of several, come back at every step
+    prepare        the constraint may not be compiled yet where the model runs: that is done first, beside the others' steps
     trace          True: what each particle tested, and the likeliest tokens with their verdicts, come back with the result
     row            the row of the group this copy stands for; the request as it comes is row 0
     history        how many tokens at the end of the engine's prompt were generated (set when the row was forked)
@@ -45,6 +48,8 @@ class Order:
     resample_every: int | None = None
     stream: bool = False
     trace: bool = False
+    stop: Sequence[str] = ()
+    prepare: bool = False
     row: int = 0
     history: int = 0
     parent: int | None = None
@@ -54,6 +59,10 @@ class Order:
 
     def forked(self, row: int, history: int, parent: int) -> Order:
         return replace(self, row=row, history=history, parent=parent)
+
+    @property
+    def streams_tokens(self) -> bool:
+        return self.stream and self.num_particles == 1
 
     @property
     def smc(self) -> SMC:

@@ -29,6 +29,7 @@ class Request:
     max_tokens    tokens of a text, its end included
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
     trace         whether the result says what every particle tested
+    stop          texts that end a text where they occur, whatever the constraint would still want
     """
 
     prompt: tuple[int, ...]
@@ -44,6 +45,7 @@ class Request:
     truncate: bool = False
     resample_every: int | None = None
     trace: bool = False
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ class Result:
     texts         [N] in the particles' order; a dead particle's text is what it had when it died
     tokens        [N] token ids, EOS left out
     log_weights   float64 [N], unnormalised; -inf for a dead particle. E[sum_n w_n f(x_n) / N] = sum_x target(x) f(x)
-    finish_reasons [N] stop, length or dead
+    finish_reasons [N] stop; stop_string: one of `stop` ended it, and is cut off; length; or dead
     log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
     trace         [N] the steps of every particle, with `trace=True`
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
@@ -218,6 +220,26 @@ class Result:
             "ancestry": [[step, parents] for step, parents in self.ancestry],
             "error": None if self.error is None else {"type": type(self.error).__name__, "message": str(self.error)},
         }
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """What `stream` yields: new text of a single particle, or progress of several, and the result in the last one.
+
+    text    new text, never retracted; "" while several particles are under way
+    step    tokens sampled so far by each particle; live: particles still running; ess: effective sample size
+    """
+
+    text: str = ""
+    step: int = 0
+    live: int = 0
+    ess: float = 0.0
+    result: Result | None = None
+
+
+def finished_text(text: str, stops: Sequence[str]) -> str:
+    """A text up to the first stop string in it."""
+    return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]
 
 
 def trace_of(steps: Sequence[Any], decode: Any) -> list[TraceStep]:

@@ -9,6 +9,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class Post:
     """What a particle got in one step, on its way from the model runner to the scheduler.
 
     position    generated tokens before this one
+    is_stop     a stop string of the request ends with this token
     error       type name and text of what went wrong in its row alone; its weight is then -inf
     seen        what it looked at, where the order asks for a trace
     """
@@ -53,6 +55,7 @@ class Post:
     checks: int
     masks: int
     is_eos: bool = False
+    is_stop: bool = False
     error: tuple[str, str] | None = None
     seen: Seen | None = None
 
@@ -176,7 +179,7 @@ class RowSampler:
 
     def _kept(self, posts: Sequence[Post]) -> int:
         """The token of most particles that go on (the first among equals); the end where none does."""
-        going_on = [post.token for post in posts if not post.is_eos and post.log_weight > -np.inf]
+        going_on = [post.token for post in posts if not (post.is_eos or post.is_stop) and post.log_weight > -np.inf]
         return Counter(going_on).most_common(1)[0][0] if going_on else self.vocabulary.eos
 
     @staticmethod
@@ -266,7 +269,18 @@ class RowSampler:
             return Post(particle, position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=named)
         token = draw.token if draw.token >= 0 else self.vocabulary.eos
         is_eos = token == self.vocabulary.eos
-        return Post(particle, position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos)
+        is_stop = bool(row.order.stop) and not is_eos and self._stops(row, token)
+        return Post(particle, position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos, is_stop)
+
+    def _stops(self, row: Row, token: int) -> bool:
+        """Whether the token ends one of the request's stop strings; only the last tokens before it are looked at."""
+        stops = [stop.encode() for stop in row.order.stop]
+        text, wanted = self.vocabulary.bytes_of(token), max(map(len, stops)) - 1 + len(self.vocabulary.bytes_of(token))
+        for before in chain(reversed(row.kept()), reversed(row.past)):
+            if len(text) >= wanted:
+                break
+            text = self.vocabulary.bytes_of(before) + text
+        return any(stop in text for stop in stops)
 
     def _watch(
         self,

@@ -194,10 +194,7 @@ class VllmDriver:
             from vllm.v1.executor.abstract import Executor
 
             config = EngineArgs(**arguments).create_engine_config()
-            config.model_config.logits_processors = [
-                processor_for(config),
-                *(config.model_config.logits_processors or []),
-            ]
+            add_processor(config)
             engine = LLMEngine(
                 vllm_config=config,
                 executor_class=Executor.get_class(config),
@@ -326,6 +323,14 @@ def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:
         "scheduler_cls": "decoding.vllm_scheduler.ReweighScheduler",
         "worker_extension_cls": "decoding.vllm_worker.WorkerExtension",
     }
+
+
+def add_processor(vllm_config: Any) -> None:
+    """Put reweigh's logits processor into an engine's configuration, before an engine is made of it."""
+    vllm_config.model_config.logits_processors = [
+        processor_for(vllm_config),
+        *(vllm_config.model_config.logits_processors or []),
+    ]
 
 
 def processor_for(vllm_config: Any) -> str:

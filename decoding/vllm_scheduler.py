@@ -3,8 +3,8 @@
 Engine argument: scheduler_cls="decoding.vllm_scheduler.ReweighScheduler". Every private touch point of the project with
 vLLM's scheduler is in this file. What it overrides and why:
     add_request                   a request that carries an `Order` starts a group, as its row 0
-    schedule                      rows that have their tokens are hidden until their group has committed; the workers are
-                                  told which particles ride on which row
+    schedule                      rows that have their tokens are hidden until their group has committed, and groups whose
+                                  constraint is being compiled until it is; the workers are told which particles ride on which row
     _update_request_with_output   a row's tokens go to its group; nothing is sent while it may still be replaced
     update_from_output            groups commit, rows are forked and retired, finished groups are sent
     _get_local_prefix_cache_hit   a fork starts from its parent's own KV blocks, the last one copied on write
@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -35,8 +36,12 @@ from vllm.v1.request import Request, RequestStatus
 from decoding.groups import Fork, Group, Status
 from decoding.order import KEY, Order
 from decoding.row_sampler import Post
-from decoding.vllm_worker import POSTS, RIDERS
+from decoding.vllm_worker import POSTS, PREPARE, PREPARED, RIDERS
 from grammars.errors import EngineError
+from grammars.registry import CACHED_CONSTRAINTS
+
+# Specs the scheduler takes to be compiled where the model runs: fewer than are kept there.
+PREPARED_KNOWN = CACHED_CONSTRAINTS // 2
 
 
 @dataclass
@@ -46,12 +51,16 @@ class Run:
     origin    the request as it came
     ids       the request id of each row in the batch
     leaving   rows nobody rides on any more, whose blocks their forks still wait for
+    began     when its first tokens came, seconds since the epoch, as vLLM's arrival_time is
+    preparing whether its constraint is still being compiled
     """
 
     group: Group
     origin: Request
     ids: dict[int, str] = field(default_factory=dict)
     leaving: set[int] = field(default_factory=set)
+    began: float | None = None
+    preparing: bool = False
 
 
 class ReweighScheduler(Scheduler):
@@ -69,6 +78,8 @@ class ReweighScheduler(Scheduler):
         self._touched: dict[str, Run] = {}
         self._leaving: dict[str, Run] = {}
         self._unsent: list[tuple[int, EngineCoreOutput]] = []
+        self._to_prepare: list[str] = []
+        self._prepared: OrderedDict[str, None] = OrderedDict()
         groups = self.kv_cache_config.kv_cache_groups
         self.shares_blocks = (
             bool(self.cache_config.enable_prefix_caching)
@@ -114,6 +125,9 @@ class ReweighScheduler(Scheduler):
             # It goes through one step as a plain request, since only a step has an output to bring the error.
             request.sampling_params = copy.copy(request.sampling_params)
             request.sampling_params.extra_args = None
+        elif order.prepare and order.constraint is not None and order.constraint not in self._prepared:
+            run.preparing = True
+            self._to_prepare.append(order.constraint)
         self.runs[request.request_id] = run
         self._seat(run, 0, request.request_id)
 
@@ -180,6 +194,9 @@ class ReweighScheduler(Scheduler):
         }
         if riders:
             setattr(output, RIDERS, riders)
+        if self._to_prepare:
+            setattr(output, PREPARE, self._to_prepare)
+            self._to_prepare = []
         return output
 
     def _make_room(self, held: list[Request]) -> None:
@@ -215,7 +232,10 @@ class ReweighScheduler(Scheduler):
     def _is_held(self, request: Request) -> bool:
         """Whether a row waits for the others' tokens, or only stays for its forks."""
         where = self._rows.get(request.request_id)
-        return where is not None and (where[0].group.holds(where[1]) or where[1] in where[0].leaving)
+        if where is None:
+            return False
+        run, row = where
+        return run.preparing or run.group.holds(row) or row in run.leaving
 
     def _is_leaving(self, request: Request) -> bool:
         where = self._rows.get(request.request_id)
@@ -257,18 +277,40 @@ class ReweighScheduler(Scheduler):
                 self._send(run)
                 self._retire(run, list(run.ids))
                 self._forget([run])
+        self._take_prepared(getattr(model_runner_output, PREPARED, {}))
         for client, output in self._unsent:
             outputs.setdefault(client, EngineCoreOutputs()).outputs.append(output)
         self._unsent = []
         return outputs
 
+    def _take_prepared(self, done: dict[str, tuple[str, str] | None]) -> None:
+        """Let the groups go on whose constraint is compiled, and end those whose constraint cannot be."""
+        if not done:
+            return
+        for spec in done:
+            if done[spec] is None:
+                self._prepared[spec] = None
+                if len(self._prepared) > PREPARED_KNOWN:
+                    self._prepared.popitem(last=False)
+        for run in list(self.runs.values()):
+            if run.preparing and run.group.order.constraint in done:
+                run.preparing = False
+                run.group.error = done[run.group.order.constraint]
+                if run.group.error is not None:
+                    self._send(run)
+                    self._retire(run, list(run.ids))
+                    self._forget([run])
+
     def _commit(self, run: Run) -> None:
         group = run.group
+        run.began = run.began or time.time()
         step = group.commit()
         if group.finished:
             return
         if group.order.stream:
-            self._unsent.append((run.origin.client_index, _output(run.origin, group.tokens[0][-1:], None, None)))
+            tokens = group.tokens[0][-1:] if group.order.streams_tokens else []
+            progress = {KEY: {"step": group.steps, "live": len(group.live), "ess": group.population.ess}}
+            self._unsent.append((run.origin.client_index, _output(run.origin, tokens, None, progress)))
         for fork in step.forks:
             self._fork(run, fork)
         parents = {fork.parent for fork in step.forks}
@@ -280,11 +322,13 @@ class ReweighScheduler(Scheduler):
     def _send(self, run: Run) -> None:
         """Send what there is to know of a group that has ended."""
         group = run.group
-        # All of a streamed text but a last token that was kept at max_tokens is out already.
-        tokens = group.tokens[0][-1:] if group.order.stream and group.status[0] is Status.LENGTH else []
+        # All of a streamed text is out already but a last token that was kept.
+        ended_by_token = group.status[0] in (Status.LENGTH, Status.STOP_STRING)
+        tokens = group.tokens[0][-1:] if group.order.streams_tokens and ended_by_token else []
         cut = all(status is Status.LENGTH for status in group.status)
         reason = FinishReason.LENGTH if cut else FinishReason.STOP
-        self._unsent.append((run.origin.client_index, _output(run.origin, tokens, reason, {KEY: group.summary()})))
+        summary = {**group.summary(), "queued_s": (run.began or time.time()) - run.origin.arrival_time}
+        self._unsent.append((run.origin.client_index, _output(run.origin, tokens, reason, {KEY: summary})))
 
     # Forks
 

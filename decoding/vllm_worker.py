@@ -7,13 +7,19 @@ Both are pickled whole between processes, so weights arrive exact (float64) unde
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
+from decoding.preparation import Preparation
 from decoding.row_sampler import RowSampler
 from grammars.errors import EngineError
 
 RIDERS = "reweigh_riders"
 POSTS = "reweigh_posts"
+PREPARE = "reweigh_prepare"
+PREPARED = "reweigh_prepared"
+# How long a step without rows waits for a constraint: without it the engine would spin.
+PATIENCE_S = 0.005
 
 
 class WorkerExtension:
@@ -27,17 +33,28 @@ class WorkerExtension:
         if getattr(runner, "_reweigh_installed", False):
             return True
         execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
+        preparation = Preparation(sampler.vocabulary)
 
         def execute_model(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
             sampler.riders = getattr(scheduler_output, RIDERS, {})
-            return execute(scheduler_output, *arguments, **named)
+            preparation.start(getattr(scheduler_output, PREPARE, ()))
+            output = execute(scheduler_output, *arguments, **named)
+            if not scheduler_output.total_num_scheduled_tokens:
+                preparation.wait(PATIENCE_S)
+                # A step without rows ends here, with an output that all such steps share.
+                prepared = preparation.take()
+                if prepared:
+                    output = copy.copy(output)
+                    setattr(output, PREPARED, prepared)
+            return output
 
         def sample_tokens(grammar_output: Any) -> Any:
             output = sample(grammar_output)
-            posts = sampler.take_posts()
-            if posts:
-                # The V2 runner wraps its output until the copy from the device has ended.
-                setattr(getattr(output, "model_runner_output", output), POSTS, posts)
+            # The V2 runner wraps its output until the copy from the device has ended.
+            bare = getattr(output, "model_runner_output", output)
+            for name, news in ((POSTS, sampler.take_posts()), (PREPARED, preparation.take())):
+                if news:
+                    setattr(bare, name, news)
             return output
 
         runner.execute_model = execute_model

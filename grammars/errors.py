@@ -9,6 +9,10 @@ class GrammarError(ReweighError, ValueError):
     """A constraint that is malformed, unsupported, or over its compile budget."""
 
 
+class OverBudget(GrammarError):
+    """A constraint whose compilation takes longer than it may, or more memory than there is for it."""
+
+
 class Unsatisfiable(GrammarError):
     """A constraint that no text satisfies."""
 

@@ -19,7 +19,7 @@ import threading
 import time
 from typing import Any, BinaryIO
 
-from grammars.errors import GrammarError
+from grammars.errors import GrammarError, OverBudget
 from grammars.vocabulary import Vocabulary
 
 # Bytes of grammar. Below, the deepest chain of rules is some 600 long, and llguidance's stack holds more than 1,000.
@@ -46,8 +46,8 @@ def timeout_s() -> float:
     return seconds
 
 
-def too_slow(seconds: float) -> GrammarError:
-    return GrammarError(
+def too_slow(seconds: float) -> OverBudget:
+    return OverBudget(
         f"the constraint was not compiled within {seconds:g} s: make it smaller, or allow more with {TIMEOUT_VARIABLE}"
     )
 
@@ -82,7 +82,7 @@ class _Child:
             self.stop()
             if not crashed:
                 raise too_slow(seconds)
-            raise GrammarError(
+            raise OverBudget(
                 "the constraint overwhelms the mask engine (its compiler crashed, in a process of its own): "
                 "nest its rules less deeply, or make it smaller"
             )

@@ -28,12 +28,12 @@ async def group_over_async_llm(model: Path) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     from decoding.engine import engine_defaults
-    from decoding.vllm_driver import processor_for, sound_engine_args
+    from decoding.vllm_driver import add_processor, sound_engine_args
     from decoding.vllm_params import order_params
 
     arguments = {**engine_defaults(), "dtype": "float32", "max_num_seqs": 32, "max_model_len": 512}
     config = AsyncEngineArgs(**sound_engine_args({"model": str(model), **arguments})).create_engine_config()
-    config.model_config.logits_processors = [processor_for(config)]
+    add_processor(config)
     engine = AsyncLLM.from_vllm_config(config, disable_log_stats=True)
     try:
         assert await engine.collective_rpc("reweigh_install") == [True]

@@ -492,3 +492,30 @@ def test_settings_that_make_weights_unsound_are_refused(arguments: dict[str, Any
 
     with pytest.raises(EngineError, match=next(iter(arguments))):
         sound_engine_args({"model": "m", **arguments})
+
+
+@pytest.mark.parametrize("particles", [1, 6])
+def test_a_stop_string_ends_a_text_as_it_stands(engine: Engine, particles: int):
+    """The stop string is cut off, wherever in a token it begins; nothing of it streams."""
+    asked: dict[str, Any] = {
+        "regex": "[a-z]{3}([0-9]{2}[a-z]{3}){8}",
+        "seed": 5,
+        "max_tokens": 40,
+        "ess_threshold": 0.0,
+    }
+    whole = engine.generate("Codes: ", particles=particles, **asked)
+    stops = [whole.texts[0][4:6], whole.texts[-1][9:11]]
+    cut = engine.generate("Codes: ", particles=particles, stop=stops, **asked)
+    for text, reason in zip(cut.texts, cut.finish_reasons, strict=True):
+        assert reason == "stop_string" or not any(stop in text for stop in stops)
+        assert not any(stop in text for stop in stops)
+    assert "stop_string" in cut.finish_reasons
+    if particles == 1:
+        *chunks, last = engine.stream("Codes: ", stop=stops, **asked)
+        assert "".join(chunk.text for chunk in (*chunks, last)) == cut.texts[0] == whole.texts[0][: len(cut.texts[0])]
+
+
+def test_stop_strings_are_checked(engine: Engine):
+    for wrong in ("", [""], [1], 7, ["x"] * 17):
+        with pytest.raises(RequestError, match="stop"):
+            engine.generate("a", stop=wrong)

@@ -75,6 +75,8 @@ def checker(spec: dict[str, Any]) -> Callable[[str], bool]:
         case {"then": {"marker": str(marker), "constraint": dict(constraint), **more}}:
             check, bound = checker(constraint), more.get("max_free_characters", float("inf"))
             return lambda text: marker in text and text.index(marker) <= bound and check(text.split(marker, 1)[1])
+        case {"named": "example: digits"}:
+            return lambda text: re.fullmatch("[0-9]+", text) is not None
     raise NotImplementedError(f"write an independent checker for {spec}")
 
 

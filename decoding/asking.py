@@ -1,0 +1,176 @@
+"""From the arguments of `generate` to a checked `Request`, on to the order that travels, and from its summary to a `Result`.
+
+Shared by the engine in this process and by the service over vLLM's server: what is asked is checked once, in one place.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from decoding.order import Order
+from decoding.request import Request, Result, Stats, Usage, finished_text, texts_of, trace_of
+from grammars import errors
+from grammars.errors import DeadEnd, EngineError, ReweighError
+from grammars.errors import RequestError as BadRequest
+from grammars.vocabulary import Vocabulary
+from samplers.randomness import MAX_SEED
+
+CONSTRAINTS = ("regex", "json_schema", "lark", "choice", "predicate", "constraint")
+SETTINGS: dict[str, Any] = {
+    "particles": 8,
+    "sampler": "auto",
+    "ess_threshold": 0.5,
+    "resampling": "systematic",
+    "resample_every": None,
+    "temperature": 1.0,
+    "max_tokens": 64,
+    "truncate": False,
+    "trace": False,
+    "stop": (),
+}
+MOST_STOPS = 16
+
+
+def constraint_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Take the arguments that name a constraint out of the options."""
+    return {name: options.pop(name) for name in CONSTRAINTS if name in options}
+
+
+def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a request with their defaults, of the right types; raises RequestError naming the one that is not."""
+    for name in options:
+        if name not in SETTINGS:
+            raise BadRequest(f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, 'seed'])}")
+    settings = {**SETTINGS, **options}
+    particles, max_tokens = settings["particles"], settings["max_tokens"]
+    for name, value in (("particles", particles), ("max_tokens", max_tokens)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+            raise BadRequest(f"{name}={value!r}: a whole number of at least 1 was wanted")
+    if not isinstance(settings["sampler"], str | Mapping):
+        raise BadRequest(f'sampler={settings["sampler"]!r}: a name was wanted, or a dict with "name" and options')
+    for name in ("temperature", "ess_threshold"):
+        if isinstance(settings[name], np.floating | np.integer):
+            settings[name] = float(settings[name])
+    settings["particles"], settings["max_tokens"] = int(particles), int(max_tokens)
+    for name in ("truncate", "trace"):
+        if not isinstance(settings[name], bool):
+            raise BadRequest(f"{name}={settings[name]!r}: True or False was wanted")
+    settings["stop"] = _stops(settings["stop"])
+    return settings
+
+
+def _stops(given: Any) -> tuple[str, ...]:
+    stops = () if given is None else (given,) if isinstance(given, str) else given
+    if not isinstance(stops, tuple | list) or not all(isinstance(stop, str) and stop for stop in stops):
+        raise BadRequest(f"stop={given!r:.80}: a text that is not empty was wanted, or a list of such")
+    if len(stops) > MOST_STOPS:
+        raise BadRequest(f"stop has {len(stops)} texts: at most {MOST_STOPS} are looked for")
+    return tuple(stops)
+
+
+def seed_of(given: Any) -> int:
+    """The seed of a request: the one given, or a drawn one for None."""
+    if given is None:
+        return secrets.randbits(63)
+    if isinstance(given, bool) or not isinstance(given, int | np.integer) or not 0 <= given <= MAX_SEED:
+        raise BadRequest(f"seed={given!r} must be a whole number from 0 to 2**64 - 1, or None")
+    return int(given)
+
+
+def check_request(request: Request, place: str, max_model_len: int, max_particles: int) -> None:
+    """Raise RequestError for a request that the engine has no room for or that has a setting out of range."""
+    room = max_model_len - len(request.prompt)
+    if request.max_tokens > room:
+        raise BadRequest(
+            f"{place} has {len(request.prompt)} tokens, and max_tokens={request.max_tokens} more are above the model's "
+            f"{max_model_len}: shorten it, lower max_tokens to {max(room, 0)}, or raise the engine's max_model_len"
+        )
+    if request.particles > max_particles:
+        raise BadRequest(
+            f"particles={request.particles} is above the engine's max_num_seqs={max_particles}: "
+            "they run side by side; make the engine with a larger max_num_seqs"
+        )
+    order_of(request, "").check()
+
+
+def order_of(request: Request, group: str, stream: bool = False, prepare: bool = False) -> Order:
+    """What travels to the engine for a request. group: a name of its own; stream, prepare: see `Order`."""
+    return Order(
+        group=group,
+        num_particles=request.particles,
+        constraint=request.spec,
+        sampler=request.sampler,
+        temperature=request.temperature,
+        seed=request.seed,
+        max_tokens=request.max_tokens,
+        truncate=request.truncate,
+        ess_threshold=request.ess_threshold,
+        resampling=request.resampling,
+        resample_every=request.resample_every,
+        trace=request.trace,
+        stop=list(request.stop),
+        stream=stream,
+        prepare=prepare,
+    )
+
+
+def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary) -> Result:
+    """The result that a group's summary (with "wall_s" and "queued_s", seconds) tells of."""
+    log_weights = np.array(summary["log_weights"], dtype=np.float64)
+    tokens = summary["tokens"]
+    finish_reasons = summary["status"]
+    traces = summary["traces"]
+    completion = sum(len(ids) + (reason == "stop") for ids, reason in zip(tokens, finish_reasons, strict=True))
+    texts = texts_of(tokens, vocabulary.decode)
+    if request.stop:
+        texts = [
+            finished_text(text, request.stop) if reason == "stop_string" else text
+            for text, reason in zip(texts, finish_reasons, strict=True)
+        ]
+    return Result(
+        texts=texts,
+        tokens=tokens,
+        log_weights=log_weights,
+        finish_reasons=finish_reasons,
+        usage=Usage(len(request.prompt), completion, summary["sampled_tokens"]),
+        stats=Stats(
+            steps=summary["steps"],
+            checks=summary["checks"],
+            masks=summary["masks"],
+            resamplings=len(summary["ancestry"]),
+            wall_s=summary["wall_s"],
+            queued_s=summary["queued_s"],
+            ess_history=tuple(summary["ess_history"]),
+            sampled_tokens=summary["sampled_tokens"],
+            computed_rows=summary["computed_rows"],
+        ),
+        seed=request.seed,
+        ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
+        constraint=request.constraint,
+        trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
+        error=_error(request, summary, log_weights),
+    )
+
+
+def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -> ReweighError | None:
+    if summary["error"] is not None:
+        kind, message = summary["error"]
+        made = getattr(errors, kind, EngineError)
+        return made(message) if issubclass(made, ReweighError) else EngineError(f"{kind}: {message}")
+    if np.all(log_weights == -math.inf):
+        longest = max(len(tokens) for tokens in summary["tokens"])
+        if longest + 1 >= request.max_tokens and not request.truncate:
+            return DeadEnd(
+                f"no particle of {request.particles} ended within max_tokens={request.max_tokens}: "
+                "raise max_tokens, or give the constraint an end within reach"
+            )
+        return DeadEnd(
+            f"every one of {request.particles} particles ran into a dead end by token {longest}: no token the constraint "
+            "accepts had any probability left, or the check budget ended; try more particles or a prompt nearer to the constraint"
+        )
+    return None
