@@ -51,7 +51,7 @@ class Engine:
     """
 
     def __init__(self, model: str | os.PathLike[str] | None = None, **engine_args: Any) -> None:
-        path = str(embedded_model_path() if model is None else _existing(model))
+        path = str(embedded_model_path() if model is None else existing_model(model))
         with vllm_environment():
             self._driver = VllmDriver({"model": path, **engine_defaults(), **engine_args})
         config = self._driver.config
@@ -375,7 +375,7 @@ def _wait(done: Future[dict[str, Any]], remaining: float | None) -> dict[str, An
                 raise
 
 
-def _existing(model: str | os.PathLike[str]) -> str:
+def existing_model(model: str | os.PathLike[str]) -> str:
     """The model as vLLM takes it: raises EngineError for a path that is not there; a hub name is left to the hub."""
     name = os.fspath(model)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1

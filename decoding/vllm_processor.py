@@ -14,6 +14,7 @@ from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor, MoveDi
 
 from decoding.order import Order
 from decoding.row_sampler import Row, RowSampler
+from decoding.vllm_names import register_names
 from decoding.vllm_params import check_params
 from decoding.vllm_vocabulary import vocabulary_of
 
@@ -26,6 +27,7 @@ class ReweighProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.rows: dict[int, Row] = {}
+        register_names(vllm_config)
         self.sampler = RowSampler(vocabulary_of(vllm_config))
 
     @classmethod

@@ -17,6 +17,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 
 from decoding.order import Order
 from decoding.row_sampler import Row, RowSampler
+from decoding.vllm_names import register_names
 from decoding.vllm_params import check_params
 from decoding.vllm_vocabulary import vocabulary_of
 
@@ -40,6 +41,7 @@ class ReweighProcessorV2(LogitsProcessor):
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self.states = req_states
         self.slots: dict[int, Slot] = {}
+        register_names(vllm_config)
         self.sampler = RowSampler(vocabulary_of(vllm_config))
 
     @classmethod

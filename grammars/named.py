@@ -58,19 +58,24 @@ def register(name: str, constraint: Any) -> None:
     _LANGUAGES[name] = language
 
 
-def register_from(places: Mapping[str, str]) -> None:
-    """Register what stands at `module:object`, under each name. Raises GrammarError for one that cannot be imported."""
+def register_from(places: Mapping[str, str], databases: Mapping[str, str]) -> None:
+    """Register what stands at `module:object` under each name, and databases (files or URLs) under theirs.
+
+    Raises GrammarError for one that cannot be imported or read.
+    """
     for name, place in places.items():
         module, _, path = place.partition(":")
         try:
             value: Any = importlib.import_module(module)
             for part in path.split("."):
                 value = getattr(value, part)
-        except (ImportError, AttributeError, ValueError) as error:
+        except Exception as error:  # whatever the operator's module does when it is imported
             raise GrammarError(
-                f"constraint {name!r}: {place} cannot be imported: {error}; write module:object"
+                f"constraint {name!r}: {place} cannot be imported: {type(error).__name__}: {error}; write module:object"
             ) from error
         register(name, value)
+    for name, database in databases.items():
+        register(name, {"sql": database})
 
 
 def registered() -> list[str]:

@@ -5,6 +5,7 @@ Nothing heavy is imported before a command needs it: `--help` is instant. `cli_e
 
 from __future__ import annotations
 
+import argparse
 import os
 import signal
 import sys
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
     """
     with _terminable():
         try:
-            options = parser().parse_args(_arguments(arguments))
+            options = _parsed(_arguments(arguments))
             options.engine = engine
             code = int(options.run(options))
             sys.stdout.flush()
@@ -47,6 +48,17 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
         except (UsageError, ReweighError, OSError) as error:
             print(f"reweigh: {name_of(error)}: {error}", file=sys.stderr)
             return exit_code(error)
+
+
+def _parsed(arguments: list[str]) -> argparse.Namespace:
+    """The options of a command; what `serve` does not know itself is vLLM's."""
+    if arguments[:1] != ["serve"]:
+        return parser().parse_args(arguments)
+    about = [argument for argument in arguments if argument.startswith("--help=")]
+    options, rest = parser().parse_known_args([argument for argument in arguments if argument not in about])
+    rest += about
+    options.vllm = rest
+    return options
 
 
 def _arguments(given: Sequence[str] | None) -> list[str]:

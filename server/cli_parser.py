@@ -49,7 +49,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("names", nargs="*", help="which ones; all of them without a name")
     one.set_defaults(run=cli_bench.run)
 
-    one = commands.add_parser("serve", help="an OpenAI-compatible server (not built yet)")
+    one = commands.add_parser(
+        "serve", help="an OpenAI-compatible server", description=cli_serve.ABOUT, epilog=cli_serve.MORE
+    )
+    cli_serve.add_options(one)
     one.set_defaults(run=cli_serve.run)
 
     one = commands.add_parser(

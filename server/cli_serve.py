@@ -1,11 +1,106 @@
-"""`reweigh serve`: there is no server yet."""
+"""`reweigh serve`: vLLM's own OpenAI-compatible server with reweigh inside its engine."""
 
 from __future__ import annotations
 
 import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
-from grammars.errors import ReweighError
+from server.cli_errors import OK, UsageError
+from server.guard import Gate, digests
+
+ABOUT = """\
+An OpenAI-compatible server: vLLM's own, with weighted, constrained generation inside its engine.
+Point the openai client at http://HOST:PORT/v1; a page for people is at http://HOST:PORT/."""
+MORE = """\
+Every other option goes to vLLM's server as it is: --host, --port, --max-model-len, --max-num-seqs, --tensor-parallel-size,
+--quantization, --enable-lora, --served-model-name, --reasoning-parser, ...; `reweigh serve --help=all` lists them.
+Without --host it listens on 127.0.0.1, without --port on 8000; --shutdown-timeout is 30 s.
+
+example:
+  reweigh serve --model org/model --api-key $KEY --database shop=shop.sqlite --constraint lucky=rules:even"""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the operator has told the server, beside vLLM's own arguments.
+
+    places     name -> module:object of a constraint; databases: name -> file or URL
+    """
+
+    gate: Gate
+    places: dict[str, str] = field(default_factory=dict)
+    databases: dict[str, str] = field(default_factory=dict)
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", help="a hub name or a path; without it the embedded SmolLM2-135M-Instruct")
+    command.add_argument(
+        "--api-key", action="append", metavar="KEY", help="asked for everywhere but at /health; may be repeated"
+    )
+    command.add_argument(
+        "--constraint", action="append", metavar="NAME=MODULE:OBJECT",
+        help="a language, type or predicate that requests may name; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--database", action="append", metavar="NAME=FILE_OR_URL",
+        help="a database that requests may name to have queries of it written; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--max-requests", type=int, default=256, metavar="N", help="under way at once; more get a 429 (default 256)"
+    )
+    command.add_argument(
+        "--max-body", type=int, default=4 << 20, metavar="BYTES", help="longest body; longer get a 413 (default 4 MiB)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
-    raise ReweighError("there is no server yet: use decoding.Engine in Python, or the other commands")
+    """Serve until SIGINT or SIGTERM; then what is under way is finished, up to --shutdown-timeout."""
+    from server.serve import serve
+
+    keys = options.api_key or [key for key in (os.environ.get("VLLM_API_KEY"),) if key]
+    if any(not key.strip() for key in keys):
+        raise UsageError("--api-key is empty")
+    for name, least in (("max_requests", 1), ("max_body", 1024)):
+        if getattr(options, name) < least:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(options, name)}: at least {least} was wanted")
+    gate = Gate(digests(keys), options.max_body, options.max_requests)
+    places = _pairs(options.constraint, "--constraint", "name=module:object")
+    databases = {
+        name: url if "://" in url else str(Path(url).absolute())
+        for name, url in _pairs(options.database, "--database", "name=file or URL").items()
+    }
+    if both := places.keys() & databases.keys():
+        raise UsageError(f"{min(both)} is both a --constraint and a --database: give them different names")
+    serve(options.model, options.vllm, Told(gate, {name: _place(at) for name, at in places.items()}, databases))
+    return OK
+
+
+def _pairs(given: Sequence[str] | None, option: str, form: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in given or ():
+        name, equals, value = text.partition("=")
+        if not name or not equals or not value:
+            raise UsageError(f"{option} {text!r}: {form} was wanted")
+        if name in pairs:
+            raise UsageError(f"{option} {name} is given twice")
+        pairs[name] = value
+    return pairs
+
+
+def _place(text: str) -> str:
+    """`module:object` as every process can import it: a file's folder, and the current one, are looked in."""
+    import sys
+
+    module, _, name = text.rpartition(":")
+    folder = os.getcwd()
+    if module.endswith(".py"):
+        path = Path(module).absolute()
+        if not path.is_file():
+            raise UsageError(f"--constraint {text}: there is no file {module}")
+        folder, module = str(path.parent), path.stem
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    return f"{module}:{name}"

@@ -1,0 +1,369 @@
+"""What a request body asks of reweigh: read, checked, and named where it is wrong. A body that asks nothing is vLLM's alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from server.api_constraints import Names, Spec, spec_of
+from server.api_errors import bad
+from server.api_schemas import checked_schema, shown, strict_schema
+from server.api_tools import MARKER, Tools, tools_of
+
+MOST_CHOICES = 64
+MOST_PARTICLES = 1024
+LEAST_TEMPERATURE = 1e-4
+MOST_LOGPROBS = 20
+
+# Fields that look like a constraint and are none here: ignoring them would fail open.
+_ELSEWHERE = {
+    "guided_json": "response_format or structured_outputs.json",
+    "guided_regex": "structured_outputs.regex",
+    "guided_choice": "structured_outputs.choice",
+    "guided_grammar": "structured_outputs.grammar",
+    "guided_decoding_backend": "nothing: there is one backend",
+    "guided_whitespace_pattern": 'reweigh: {"constraint": {"json_schema": ..., "whitespace": "flexible"}}',
+    "grammar": "structured_outputs.grammar",
+    "format": "response_format",
+    "json_schema": "response_format",
+    "schema": "response_format",
+    "regex": "structured_outputs.regex",
+    "ebnf": "structured_outputs.grammar",
+    "choice": "structured_outputs.choice",
+    "choices": "structured_outputs.choice",
+    "constraint": 'reweigh: {"constraint": ...}',
+    "particles": 'reweigh: {"particles": ...}',
+    "detox": 'reweigh: {"detox": ...}',
+    "debias": 'reweigh: {"debias": ...}',
+    "extra_body": "its fields at the top level: the openai client puts them there itself",
+    "functions": "tools",
+    "function_call": "tool_choice",
+}
+# Sampling parameters that change p, and their neutral values.
+_CHANGES_P: dict[str, tuple[Any, ...]] = {
+    "top_p": (1, None),
+    "top_k": (0, -1, None),
+    "min_p": (0, None),
+    "frequency_penalty": (0, None),
+    "presence_penalty": (0, None),
+    "repetition_penalty": (1, None),
+    "logit_bias": ({}, None),
+    "bad_words": ([], None),
+    "allowed_token_ids": (None,),
+    "min_tokens": (0, None),
+    "ignore_eos": (False, None),
+    "watermarking": (False, None),
+}
+_NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "use_beam_search": ((False, None), "draws are sampled here; leave it out"),
+    "stop_token_ids": (([], None), "use stop"),
+    "prompt_logprobs": ((None,), "ask for them in a request without a constraint"),
+    "prompt_embeds": ((None,), "give the prompt as text or token ids"),
+    "echo": ((False, None), "put the prompt before the text yourself"),
+    "suffix": ((None, ""), "filling in is not supported"),
+    "logprob_token_ids": ((None,), "use top_logprobs"),
+    "repetition_detection": ((None,), "leave it out"),
+    "include_stop_str_in_output": ((False, None), "the text ends before the stop string"),
+    "thinking_token_budget": ((None,), "use reweigh.thinking"),
+    "modalities": ((None, ["text"]), "answers are texts"),
+    "audio": ((None,), "answers are texts"),
+    "prediction": ((None,), "leave it out"),
+}
+_OWN = {
+    "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
+    "return_particles", "show_schema", "thinking", "temperature", "best_of", "detox", "debias",
+}  # fmt: skip
+_LATER = {"best_of": "reward-weighted best-of-k", "detox": "detoxification", "debias": "debiasing"}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request for weighted draws.
+
+    spec             the constraint as data, None for none
+    constraint_param the field it came from
+    instruction      what tells the model what is wanted of it; None where nothing is shown
+    n                choices, each drawn from a group of particles of its own
+    select           "sample": a particle in proportion to its weight; "best": the likeliest text
+    settings         what `decoding.asking.settings_of` takes; max_tokens is the caller's to add
+    logprobs         None, or how many alternatives to tell of for each token
+    thinking         the marker that ends what the model thinks before it answers
+    """
+
+    spec: Spec | None
+    constraint_param: str | None
+    instruction: str | None
+    tools: Tools | None
+    n: int
+    select: str
+    seed: int | None
+    settings: Mapping[str, Any]
+    max_tokens: int | None
+    stream: bool
+    include_usage: bool
+    logprobs: int | None
+    return_particles: bool
+    thinking: str | None
+
+    @property
+    def particles(self) -> int:
+        return int(self.settings["particles"])
+
+
+def refuse_unknown(body: Mapping[str, Any]) -> None:
+    """Raise a 400 for a field that looks like a constraint and would not be applied, in any request."""
+    for name in _ELSEWHERE.keys() & body.keys():
+        if body[name] is not None:
+            raise bad(f"{name} is not applied here: use {_ELSEWHERE[name]}", name, "unsupported_field")
+
+
+def is_ours(body: Mapping[str, Any]) -> bool:
+    """Whether a body asks for anything beside what plain vLLM does."""
+    form = body.get("response_format")
+    return (
+        body.get("reweigh") is not None
+        or body.get("structured_outputs") is not None
+        or (form is not None and form != {"type": "text"})
+        or (bool(body.get("tools")) and body.get("tool_choice") != "none")
+        or body.get("tool_choice") not in (None, "none", "auto")
+    )
+
+
+def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str | None = None) -> Asked:
+    """Read a body that `is_ours`; ApiError (400) names the field and the remedy.
+
+    thinking  the marker that ends the reasoning of the model that is served, if it reasons
+    """
+    for name, neutral in _CHANGES_P.items():
+        if name in body and body[name] not in neutral:
+            raise bad(
+                f"{name}={_short(body[name])} would change p behind the weights' back: leave it out, or ask without a constraint",
+                name,
+                "unsupported_value",
+            )
+    for name, (allowed, remedy) in _NOT_WITH_WEIGHTS.items():
+        if name in body and body[name] not in allowed:
+            raise bad(f"{name} does not go with a constraint or weights: {remedy}", name, "unsupported_value")
+    own = body.get("reweigh")
+    own = {} if own is None else own
+    if not isinstance(own, Mapping):
+        raise bad(f"reweigh is {_short(own)}: an object was wanted", "reweigh")
+    for name in own:
+        if name not in _OWN:
+            raise bad(
+                f"reweigh.{name} is not known; there are {', '.join(sorted(_OWN))}", f"reweigh.{name}", "unknown_field"
+            )
+        if name in _LATER and own[name] is not None:
+            raise bad(f"reweigh.{name}: {_LATER[name]} is not served yet", f"reweigh.{name}", "not_implemented")
+    tools = tools_of(body) if chat else None
+    spec, param, instruction = _constraint(body, own, names)
+    if tools is not None:
+        spec, param = tools.spec(spec), "tools"
+        instruction = "\n\n".join(filter(None, (instruction, tools.shown())))
+    marker = _thinking(own, thinking)
+    if marker is not None and spec is not None:
+        spec = {"then": {"marker": marker, "constraint": spec}}
+    show = own.get("show_schema", True)
+    if not isinstance(show, bool):
+        raise bad(f"reweigh.show_schema is {_short(show)}: true or false was wanted", "reweigh.show_schema")
+    options = body.get("stream_options") or {}
+    return Asked(
+        spec=spec,
+        constraint_param=param,
+        instruction=instruction if show and chat else None,
+        tools=tools,
+        n=_count(body, "n", 1, MOST_CHOICES, "n"),
+        select=_one_of(own, "select", ("sample", "best"), "sample"),
+        seed=_seed(body, own),
+        settings=_settings(body, own),
+        max_tokens=_max_tokens(body, chat),
+        stream=body.get("stream") is True,
+        include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+        logprobs=_logprobs(body, chat),
+        return_particles=_flag(own, "return_particles"),
+        thinking=marker if spec is not None else None,
+    )
+
+
+def _constraint(
+    body: Mapping[str, Any], own: Mapping[str, Any], names: Names
+) -> tuple[Spec | None, str | None, str | None]:
+    """The constraint, the field it came from, and what shows it to the model."""
+    found: list[tuple[Spec, str, str | None]] = []
+    form = body.get("response_format")
+    if form is not None and form != {"type": "text"}:
+        found.append(_response_format(form))
+    if (outputs := body.get("structured_outputs")) is not None:
+        found.append(_structured_outputs(outputs))
+    if (given := own.get("constraint")) is not None:
+        spec = spec_of(given, "reweigh.constraint", names)
+        schema = spec.get("json_schema")
+        found.append((spec, "reweigh.constraint", None if schema is None else shown(schema)))
+    if len(found) > 1:
+        raise bad(
+            f"{found[0][1]} and {found[1][1]} both give a constraint: give one, or combine them in "
+            'reweigh: {"constraint": {"all": [...]}}',
+            found[1][1],
+        )
+    return found[0] if found else (None, None, None)
+
+
+def _response_format(form: Any) -> tuple[Spec, str, str]:
+    kind = form.get("type") if isinstance(form, Mapping) else None
+    if kind == "json_object":
+        return {"json_schema": {"type": "object"}}, "response_format", "Answer with a JSON object alone, no other text."
+    if kind != "json_schema":
+        raise bad(
+            f"response_format is {_short(form)}: type text, json_object or json_schema was wanted", "response_format"
+        )
+    described = form.get("json_schema")
+    place = "response_format.json_schema"
+    if not isinstance(described, Mapping) or "schema" not in described:
+        raise bad(f'{place}: an object with "name" and "schema" was wanted', place)
+    strict = described.get("strict")
+    if strict not in (None, True, False):
+        raise bad(f"{place}.strict is {_short(strict)}: true or false was wanted", f"{place}.strict")
+    schema = checked_schema(described["schema"], f"{place}.schema")
+    if strict:
+        schema = strict_schema(schema)
+    return {"json_schema": schema}, f"{place}.schema", shown(schema)
+
+
+def _structured_outputs(given: Any) -> tuple[Spec, str, str | None]:
+    if not isinstance(given, Mapping):
+        raise bad(f"structured_outputs is {_short(given)}: an object was wanted", "structured_outputs")
+    given = {key: value for key, value in given.items() if value not in (None, False)}
+    options = {"disable_any_whitespace": "compact"} if "disable_any_whitespace" in given else {}
+    kinds = [key for key in given if key != "disable_any_whitespace"]
+    known = ("json", "regex", "choice", "grammar", "json_object")
+    if len(kinds) != 1 or kinds[0] not in known:
+        raise bad(
+            f"structured_outputs has {', '.join(kinds) or 'nothing'}: exactly one of {', '.join(known)} was wanted",
+            "structured_outputs",
+        )
+    (kind,) = kinds
+    value, place = given[kind], f"structured_outputs.{kind}"
+    names = Names()
+    if kind in ("json", "json_object"):
+        schema = {"type": "object"} if kind == "json_object" else checked_schema(value, place)
+        spec = {"json_schema": schema, **({"whitespace": "compact"} if options else {})}
+        return spec, place, shown(schema)
+    if kind == "grammar":
+        if isinstance(value, str) and "::=" in value:
+            raise bad(f"{place} is GBNF or EBNF: write it as a Lark grammar", place, "unsupported_value")
+        return spec_of({"lark": value}, "structured_outputs", names), place, None
+    return spec_of({kind: value}, "structured_outputs", names), place, None
+
+
+def _settings(body: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Types and ranges that `settings_of` cannot name by their field here."""
+    settings: dict[str, Any] = {
+        "particles": _count(own, "particles", 1, MOST_PARTICLES, "reweigh.particles"),
+        "truncate": True,
+        "temperature": max(_number(body, "temperature", 1.0, 0.0, 100.0), LEAST_TEMPERATURE),
+        "stop": _stop(body),
+    }
+    if own.get("ess_threshold") is not None:
+        settings["ess_threshold"] = _number(own, "ess_threshold", 0.5, 0.0, 1.0, "reweigh.ess_threshold")
+    if own.get("resampling") is not None:
+        kinds = ("systematic", "stratified", "residual", "multinomial")
+        settings["resampling"] = _one_of(own, "resampling", kinds, "systematic")
+    if own.get("resample_every") is not None:
+        settings["resample_every"] = _count(own, "resample_every", 1, 1 << 20, "reweigh.resample_every")
+    if own.get("sampler") is not None:
+        settings["sampler"] = own["sampler"]
+    return settings
+
+
+def _stop(body: Mapping[str, Any]) -> list[str]:
+    stop = body.get("stop")
+    stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
+    if not isinstance(stops, list) or len(stops) > 16 or not all(isinstance(one, str) and one for one in stops):
+        raise bad("stop: a text that is not empty was wanted, or a list of at most 16", "stop")
+    return stops
+
+
+def _seed(body: Mapping[str, Any], own: Mapping[str, Any]) -> int | None:
+    for values, param in ((own, "reweigh.seed"), (body, "seed")):
+        seed = values.get("seed")
+        if seed is None:
+            continue
+        if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+            raise bad(f"{param} is {_short(seed)}: a whole number of 64 bits was wanted", param)
+        return seed % 2**64
+    return None
+
+
+def _max_tokens(body: Mapping[str, Any], chat: bool) -> int | None:
+    for name in ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",):
+        if body.get(name) is not None:
+            return _count(body, name, 1, 1 << 30, name)
+    return None if chat else 16
+
+
+def _logprobs(body: Mapping[str, Any], chat: bool) -> int | None:
+    """How many alternatives to tell of for each token; None: no log-probabilities at all."""
+    if not chat:
+        return None if body.get("logprobs") is None else _count(body, "logprobs", 0, MOST_LOGPROBS, "logprobs")
+    wanted = body.get("logprobs") is True
+    alternatives = (
+        0 if body.get("top_logprobs") is None else _count(body, "top_logprobs", 0, MOST_LOGPROBS, "top_logprobs")
+    )
+    if alternatives and not wanted:
+        raise bad("top_logprobs needs logprobs: true", "top_logprobs")
+    return alternatives if wanted else None
+
+
+def _thinking(own: Mapping[str, Any], marker: str | None) -> str | None:
+    given = own.get("thinking", marker)
+    if given is False:
+        return None
+    if given is None or (isinstance(given, str) and 0 < len(given) <= 64):
+        return given
+    raise bad(f"reweigh.thinking is {_short(given)}: the marker that ends it was wanted, or false", "reweigh.thinking")
+
+
+def _count(values: Mapping[str, Any], name: str, least: int, most: int, param: str) -> int:
+    value = values.get(name)
+    if value is None:
+        return 1
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise bad(f"{param} is {_short(value)}: a whole number from {least} to {most} was wanted", param)
+    return value
+
+
+def _number(
+    values: Mapping[str, Any], name: str, default: float, least: float, most: float, param: str | None = None
+) -> float:
+    value = values.get(name)
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise bad(f"{param or name} is {_short(value)}: a number from {least:g} to {most:g} was wanted", param or name)
+    return float(value)
+
+
+def _one_of(values: Mapping[str, Any], name: str, known: tuple[str, ...], default: str) -> str:
+    value = values.get(name)
+    if value is None:
+        return default
+    if value not in known:
+        raise bad(f"reweigh.{name} is {_short(value)}: one of {', '.join(known)} was wanted", f"reweigh.{name}")
+    return str(value)
+
+
+def _flag(values: Mapping[str, Any], name: str) -> bool:
+    value = values.get(name, False)
+    if not isinstance(value, bool):
+        raise bad(f"reweigh.{name} is {_short(value)}: true or false was wanted", f"reweigh.{name}")
+    return value
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=True, default=repr)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+__all__ = ["MARKER", "Asked", "asked_of", "is_ours", "refuse_unknown"]

@@ -1,0 +1,266 @@
+"""/v1/chat/completions and /v1/completions: what is vLLM's goes to vLLM, what is ours is drawn with weights."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import ValidationError
+
+from server.api_constraints import Names
+from server.api_draw import Job, events, seeds, whole
+from server.api_errors import ApiError, api_error, bad
+from server.api_request import Asked, asked_of, is_ours, refuse_unknown
+from server.api_shapes import Chat, Completion
+from server.compile_pool import CompilePool
+
+if TYPE_CHECKING:
+    from decoding.vllm_service import Service
+
+router = APIRouter()
+# Fields of a body that say nothing of how its prompt is written.
+_NOT_OF_THE_PROMPT = (
+    "reweigh", "response_format", "structured_outputs", "tool_choice", "parallel_tool_calls", "stream",
+    "stream_options", "n", "logprobs", "top_logprobs", "seed",
+)  # fmt: skip
+
+
+@dataclass
+class Backend:
+    """What the routes work with, in `app.state.reweigh`."""
+
+    service: Service
+    compiler: CompilePool
+    names: Names
+    thinking: str | None
+    templates_tools: bool
+    schema_prompts: Mapping[str, str]
+
+
+@router.post("/v1/chat/completions")
+async def chat_completions(raw_request: Request) -> Response:
+    return await _answered(raw_request, _chat_job, _plain_chat)
+
+
+@router.post("/v1/completions")
+async def completions(raw_request: Request) -> Response:
+    return await _answered(raw_request, _completion_job, _plain_completion)
+
+
+async def _answered(
+    raw_request: Request,
+    job_of: Callable[[Request, dict[str, Any]], Awaitable[Job]],
+    plain: Callable[[Request, dict[str, Any]], Awaitable[Response]],
+) -> Response:
+    try:
+        body = await _body(raw_request)
+        refuse_unknown(body)
+        if not is_ours(body):
+            return await plain(raw_request, body)
+        job = await _unless_gone(raw_request, job_of(raw_request, body))
+        if job is None:
+            return Response(status_code=499)
+        if job.asked.stream:
+            return StreamingResponse(events(job), media_type="text/event-stream")
+        made = await _unless_gone(raw_request, whole(job))
+        return Response(status_code=499) if made is None else JSONResponse(made)
+    except ApiError as error:
+        return error_response(error)
+
+
+def error_response(error: ApiError) -> JSONResponse:
+    return JSONResponse(error.body(), status_code=error.status, headers=error.headers)
+
+
+async def _unless_gone(raw_request: Request, work: Awaitable[Any]) -> Any:
+    """The work's result; None, and the work is cancelled, when the client hangs up."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.create_task(_gone(raw_request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        return await task if task.done() else None
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(raw_request: Request) -> None:
+    while (await raw_request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _body(raw_request: Request) -> dict[str, Any]:
+    content = raw_request.headers.get("content-type", "").split(";")[0].strip().lower()
+    if content and content != "application/json":
+        raise ApiError(
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content-type is {content[:80]}: application/json was wanted"
+        )
+    try:
+        body = json.loads(await raw_request.body())
+    except (ValueError, RecursionError) as error:
+        raise bad(f"the body is no JSON: {error}", None, "invalid_json") from None
+    if not isinstance(body, dict):
+        raise bad("the body is no JSON object", None, "invalid_json")
+    return body
+
+
+# vLLM's own
+
+
+async def _plain_chat(raw_request: Request, body: dict[str, Any]) -> Response:
+    from vllm.entrypoints.openai.chat_completion import api_router
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    response: Response = await api_router.create_chat_completion(_validated(ChatCompletionRequest, body), raw_request)
+    return response
+
+
+async def _plain_completion(raw_request: Request, body: dict[str, Any]) -> Response:
+    from vllm.entrypoints.openai.completion import api_router
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    response: Response = await api_router.create_completion(_validated(CompletionRequest, body), raw_request)
+    return response
+
+
+def _validated(model: Any, body: Any) -> Any:
+    """A body as FastAPI would have read it for vLLM, with the same error."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        found = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        raise RequestValidationError(found, body=body) from error
+
+
+# Ours
+
+
+async def _chat_job(raw_request: Request, body: dict[str, Any]) -> Job:
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+
+    state = raw_request.app.state
+    backend: Backend = state.reweigh
+    asked = asked_of(body, backend.names, chat=True, thinking=backend.thinking)
+    spec = await _compiled(backend, asked)
+    prompt = {key: value for key, value in body.items() if key not in _NOT_OF_THE_PROMPT}
+    if isinstance(prompt.get("messages"), list):
+        prompt["messages"] = _instructed(prompt["messages"], _instruction(backend, asked, body))
+    if not prompt.get("tools"):
+        prompt.pop("tools", None)
+    serving = state.openai_serving_chat
+    if serving is None:
+        raise bad("the model has no chat completions: use /v1/completions", None)
+    request = _validated(ChatCompletionRequest, {**prompt, "tool_choice": "none"})
+    rendered = await _rendered(serving.render_chat_request(request))
+    return _job(raw_request, serving, request, asked, spec, rendered[1], Chat(), "messages")
+
+
+async def _completion_job(raw_request: Request, body: dict[str, Any]) -> Job:
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    state = raw_request.app.state
+    backend: Backend = state.reweigh
+    asked = asked_of(body, backend.names, chat=False)
+    spec = await _compiled(backend, asked)
+    prompt = {key: value for key, value in body.items() if key not in _NOT_OF_THE_PROMPT}
+    serving = state.openai_serving_completion
+    request = _validated(CompletionRequest, prompt)
+    rendered = await _rendered(serving.render_completion_request(request))
+    return _job(raw_request, serving, request, asked, spec, rendered, Completion(), "prompt")
+
+
+async def _compiled(backend: Backend, asked: Asked) -> str | None:
+    if asked.spec is None:
+        return None
+    try:
+        return await backend.compiler.compiled(asked.spec)
+    except Exception as error:
+        raise api_error(error, asked.constraint_param) from error
+
+
+async def _rendered(rendering: Awaitable[Any]) -> Any:
+    """What vLLM's renderer makes of a request, its refusals as ours."""
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+
+    made = await rendering
+    if isinstance(made, ErrorResponse):
+        code = "model_not_found" if made.error.code == HTTPStatus.NOT_FOUND else None
+        raise ApiError(made.error.code, made.error.message, made.error.param, code)
+    return made
+
+
+def _job(
+    raw_request: Request,
+    serving: Any,
+    request: Any,
+    asked: Asked,
+    spec: str | None,
+    engine_inputs: list[Any],
+    shape: Chat | Completion,
+    place: str,
+) -> Job:
+    from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
+
+    from decoding.asking import seed_of, settings_of
+    from decoding.request import Request as Draw
+    from decoding.vllm_service import Passenger
+
+    backend: Backend = raw_request.app.state.reweigh
+    if asked.n * len(engine_inputs) > 256:
+        raise bad(f"{len(engine_inputs)} prompts with n={asked.n} are more than 256 choices", place)
+    lora = serving._maybe_get_adapters(request)
+    draws = []
+    try:
+        for engine_input in engine_inputs:
+            tokens = tuple(serving._extract_prompt_components(engine_input).token_ids)
+            max_tokens = get_max_tokens(
+                backend.service.max_model_len,
+                asked.max_tokens,
+                len(tokens),
+                serving.default_sampling_params,
+                serving.override_max_tokens,
+            )
+            settings = settings_of(
+                {**asked.settings, "max_tokens": max(max_tokens, 1), "trace": asked.logprobs is not None}
+            )
+            for seed in seeds(seed_of(asked.seed), asked.n):
+                draw = Draw(tokens, None, spec, seed=seed, **settings)
+                backend.service.check(draw, place)
+                draws.append((draw, engine_input))
+    except ValueError as error:
+        raise api_error(error, place if "tokens" in str(error) else None) from error
+    passenger = Passenger(lora, serving._get_priority(request, raw_request))
+    return Job(backend.service, shape, asked, serving.models.model_name(lora), draws, passenger)
+
+
+def _instruction(backend: Backend, asked: Asked, body: Mapping[str, Any]) -> str | None:
+    """What the model is told of what is wanted: the schema, the tools where its template is silent on them, a database."""
+    if asked.instruction is not None:
+        if asked.tools is not None and backend.templates_tools and asked.constraint_param == "tools":
+            return None
+        return asked.instruction
+    own = body.get("reweigh") or {}
+    constraint = own.get("constraint") if own.get("show_schema", True) else None
+    name = constraint.get("sql", constraint.get("named")) if isinstance(constraint, Mapping) else constraint
+    return backend.schema_prompts.get(name) if isinstance(name, str) else None
+
+
+def _instructed(messages: list[Any], instruction: str | None) -> list[Any]:
+    """The messages with an instruction at the end of their system message, or in one of its own."""
+    if instruction is None:
+        return messages
+    if messages and isinstance(messages[0], dict) and messages[0].get("role") == "system":
+        content = messages[0].get("content")
+        if isinstance(content, str):
+            return [{**messages[0], "content": f"{content}\n\n{instruction}"}, *messages[1:]]
+        if isinstance(content, list):
+            return [{**messages[0], "content": [*content, {"type": "text", "text": instruction}]}, *messages[1:]]
+    return [{"role": "system", "content": instruction}, *messages]

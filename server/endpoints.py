@@ -1,0 +1,118 @@
+"""The vLLM endpoint plugin: reweigh's routes on vLLM's own API server, and nothing beside the routes that are promised."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from functools import partial
+from http import HTTPStatus
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.responses import HTMLResponse, JSONResponse, Response
+
+from server.api_constraints import Names
+from server.api_errors import ApiError
+from server.api_routes import Backend, error_response
+from server.api_routes import router as completion_router
+from server.compile_pool import CompilePool
+from server.guard import Gate
+
+if TYPE_CHECKING:
+    from vllm.engine.protocol import EngineClient
+
+ROUTES = frozenset({
+    "/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model:path}", "/health", "/metrics",
+    "/version", "/tokenize", "/detokenize",
+})  # fmt: skip
+PAGE = Path(__file__).with_name("page.html")
+
+router = APIRouter()
+
+
+@router.get("/", include_in_schema=False)
+async def page() -> Response:
+    """The page for people."""
+    return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+
+
+@router.get("/v1/models/{model:path}")
+async def one_model(model: str, raw_request: Request) -> Response:
+    """One of the models that /v1/models lists."""
+    listed = await raw_request.app.state.openai_serving_models.show_available_models()
+    for card in listed.data:
+        if card.id == model:
+            return JSONResponse(card.model_dump())
+    return error_response(
+        ApiError(HTTPStatus.NOT_FOUND, f"The model `{model:.80}` does not exist", "model", "model_not_found")
+    )
+
+
+class Endpoints:
+    """vLLM's `EndpointPlugin`. What `reweigh serve` was told stands in `args.reweigh`."""
+
+    name = "reweigh"
+    required_tasks = ("generate",)
+
+    def attach_router(self, app: FastAPI) -> None:
+        keep = [route for route in app.routes if getattr(route, "path", None) in ROUTES]
+        app.router.routes[:] = keep
+        app.state.reweigh_gate = app.state.args.reweigh.gate
+        app.include_router(completion_router)
+        app.include_router(router)
+
+    async def init_state(self, engine_client: EngineClient | None, state: Any, args: Namespace) -> None:
+        from decoding.vllm_service import Service
+        from grammars.named import register_from
+
+        assert engine_client is not None, "a server that generates has an engine"
+        told = args.reweigh
+        service = Service(engine_client)
+        await service.start()
+        register_from(told.places, told.databases)
+        template = getattr(engine_client.get_tokenizer(), "chat_template", None) or ""
+        state.reweigh = Backend(
+            service=service,
+            compiler=CompilePool(service.vocabulary, told.places, told.databases),
+            names=Names(frozenset(told.places) | frozenset(told.databases), frozenset(told.databases)),
+            thinking=_thinking_marker(args, engine_client.get_tokenizer()),
+            templates_tools="tools" in str(template),
+            schema_prompts={name: _schema_prompt(url) for name, url in told.databases.items()},
+        )
+        _close_the_door_first(engine_client, told.gate)
+
+
+def _close_the_door_first(engine_client: Any, gate: Gate) -> None:
+    """Have new requests refused once the server begins to shut the engine down: what is under way may go on."""
+    shutdown = engine_client.shutdown
+
+    def drain(*arguments: Any, **named: Any) -> Any:
+        gate.draining = True
+        return shutdown(*arguments, **named)
+
+    engine_client.shutdown = partial(drain)
+
+
+def _thinking_marker(args: Namespace, tokenizer: Any) -> str | None:
+    """What ends the reasoning of the model, where the operator has named a reasoning parser."""
+    name = args.structured_outputs_config.reasoning_parser
+    if not name:
+        return None
+    from vllm.reasoning import ReasoningParserManager
+
+    parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
+    marker = getattr(parser, "end_token", None)
+    if not isinstance(marker, str):
+        print(
+            f"reweigh: the reasoning parser {name} has no end marker: answers are constrained from the start",
+            file=sys.stderr,
+        )
+        return None
+    return marker
+
+
+def _schema_prompt(url: str) -> str:
+    from grammars.sql import Sql
+
+    return Sql(url).messages("-")[0]["content"]
