@@ -73,7 +73,7 @@ _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
-    "return_particles", "show_schema", "thinking", "temperature", "best_of", "detox", "debias",
+    "return_particles", "show_schema", "thinking", "best_of", "detox", "debias",
 }  # fmt: skip
 _LATER = {"best_of": "reward-weighted best-of-k", "detox": "detoxification", "debias": "debiasing"}
 

@@ -42,6 +42,11 @@ class CompilePool:
             self._idle.put_nowait(worker)
         self._known: OrderedDict[bytes, str] = OrderedDict()
 
+    async def start(self) -> None:
+        """Start the processes; without this the first request for each does. Raises EngineError where one cannot be."""
+        loop = asyncio.get_running_loop()
+        await asyncio.gather(*(loop.run_in_executor(self._threads, worker.start) for worker in self._workers))
+
     async def compiled(self, spec: Mapping[str, Any]) -> str:
         """The spec as the engine takes it. Raises GrammarError, Unsatisfiable, OverBudget.
 
@@ -94,8 +99,7 @@ class _Worker:
     def ask(self, text: str, timeout_s: float) -> tuple[str | None, str] | None:
         """(None, spec) or (error's type, its text); None where there was no answer in time."""
         try:
-            if self._process is None:
-                self._start()
+            self.start()
             assert self._connection is not None
             self._connection.send_bytes(text.encode("utf-8", "surrogatepass"))
             if self._connection.poll(timeout_s):
@@ -106,7 +110,10 @@ class _Worker:
         self.stop()
         return None
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start the process, where there is none."""
+        if self._process is not None:
+            return
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(

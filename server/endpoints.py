@@ -22,6 +22,8 @@ from server.guard import Gate
 if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
 
+    from decoding.vllm_service import Service
+
 ROUTES = frozenset({
     "/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model:path}", "/health", "/metrics",
     "/version", "/tokenize", "/detokenize",
@@ -61,6 +63,8 @@ class Endpoints:
         app.state.reweigh_gate = app.state.args.reweigh.gate
         app.include_router(completion_router)
         app.include_router(router)
+        for status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED):
+            app.add_exception_handler(status, _no_such_route)
 
     async def init_state(self, engine_client: EngineClient | None, state: Any, args: Namespace) -> None:
         from decoding.vllm_service import Service
@@ -71,16 +75,26 @@ class Endpoints:
         service = Service(engine_client)
         await service.start()
         register_from(told.places, told.databases)
+        compiler = CompilePool(service.vocabulary, told.places, told.databases)
+        await compiler.start()
+        await _warm_up(service, compiler)
         template = getattr(engine_client.get_tokenizer(), "chat_template", None) or ""
         state.reweigh = Backend(
             service=service,
-            compiler=CompilePool(service.vocabulary, told.places, told.databases),
+            compiler=compiler,
             names=Names(frozenset(told.places) | frozenset(told.databases), frozenset(told.databases)),
             thinking=_thinking_marker(args, engine_client.get_tokenizer()),
             templates_tools="tools" in str(template),
             schema_prompts={name: _schema_prompt(url) for name, url in told.databases.items()},
         )
         _close_the_door_first(engine_client, told.gate)
+
+
+async def _no_such_route(raw_request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", HTTPStatus.NOT_FOUND)
+    path = raw_request.url.path
+    what = "there is no route" if status == HTTPStatus.NOT_FOUND else f"{raw_request.method} is not for"
+    return error_response(ApiError(status, f"{what} {path:.80}", None, "unknown_route"))
 
 
 def _close_the_door_first(engine_client: Any, gate: Gate) -> None:
@@ -92,6 +106,21 @@ def _close_the_door_first(engine_client: Any, gate: Gate) -> None:
         return shutdown(*arguments, **named)
 
     engine_client.shutdown = partial(drain)
+
+
+async def _warm_up(service: Service, compiler: CompilePool) -> None:
+    """Let every process load what the usual constraints need before the first request has to wait for it."""
+    from vllm.inputs.engine import tokens_input
+
+    from decoding.asking import settings_of
+    from decoding.request import Request as Draw
+
+    for spec in ({"json_schema": {"type": "object", "required": ["a"]}}, {"regex": "[0-9]"}):
+        written = await compiler.compiled(spec)
+        prompt = service.vocabulary.eos_ids[:1]
+        draw = Draw(prompt, None, written, seed=0, **settings_of({"particles": 2, "max_tokens": 2, "truncate": True}))
+        async for _ in service.draw(draw, tokens_input(list(prompt))):
+            pass
 
 
 def _thinking_marker(args: Namespace, tokenizer: Any) -> str | None:

@@ -1,0 +1,131 @@
+"""One real server for all tests that need one: `reweigh serve` in processes of its own, on a port of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+KEY = "a-key-for-tests"
+MODEL = "smollm2-135m-instruct"
+START_S = 240.0
+RULES = '''
+"""What an operator sets up: predicates good and bad."""
+import time
+
+
+def even(text, complete):
+    return text == "" or text.isdigit() if not complete else text.isdigit() and int(text) % 2 == 0
+
+
+def raises(text, complete):
+    raise RuntimeError("this predicate always raises")
+
+
+def raises_late(text, complete):
+    if len(text) > 2:
+        raise RuntimeError("this predicate raises late")
+    return True
+
+
+def hangs(text, complete):
+    while len(text) > 2:
+        pass
+    return True
+'''
+
+
+@dataclass
+class Serving:
+    """A server that runs. url: without /v1; log: what it has printed."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+    log: Path
+    key: str | None = KEY
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
+
+    def client(self, **options: object) -> openai.OpenAI:
+        return openai.OpenAI(
+            base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=120, **options
+        )  # type: ignore[arg-type]
+
+    def async_client(self) -> openai.AsyncOpenAI:
+        return openai.AsyncOpenAI(base_url=f"{self.url}/v1", api_key=self.key or "none", max_retries=0, timeout=120)
+
+    def post(self, path: str, **options: object) -> httpx.Response:
+        return httpx.post(self.url + path, **{"headers": self.headers, "timeout": 120, **options})  # type: ignore[arg-type]
+
+    def get(self, path: str, **options: object) -> httpx.Response:
+        return httpx.get(self.url + path, **{"headers": self.headers, "timeout": 60, **options})  # type: ignore[arg-type]
+
+
+def start_server(folder: Path, *arguments: str, key: str | None = KEY) -> Serving:
+    """Start `reweigh serve` in a folder and wait until it is ready; fails with what it printed."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = folder / f"serve-{port}.log"
+    command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
+    command += ["--dtype", "float32", "--max-num-seqs", "32", "--max-model-len", "1024", *arguments]
+    command += ["--api-key", key] if key else []
+    root = str(Path(__file__).resolve().parents[2])
+    environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
+    deadline = time.monotonic() + START_S
+    while f"ready at http://127.0.0.1:{port}" not in log.read_text(errors="replace"):
+        if process.poll() is not None or time.monotonic() > deadline:
+            stop_server(process)
+            pytest.fail(f"the server did not start:\n{log.read_text(errors='replace')[-4000:]}")
+        time.sleep(0.2)
+    return Serving(f"http://127.0.0.1:{port}", process, log, key)
+
+
+def stop_server(process: subprocess.Popen[bytes]) -> None:
+    """End a server and all its processes, whatever state they are in."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(40)
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+    process.wait()
+
+
+@pytest.fixture(scope="session")
+def operator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What an operator has: rules.py, and a database."""
+    folder = tmp_path_factory.mktemp("operator")
+    (folder / "rules.py").write_text(RULES)
+    with sqlite3.connect(folder / "shop.sqlite") as database:
+        database.execute("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
+        database.execute("INSERT INTO customer VALUES (1, 'Zoe', 31), (2, 'Li', 45)")
+    database.close()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
+    """The server that tests share; one that a test must break, it starts itself."""
+    constraints = [f"--constraint={name}=rules.py:{name}" for name in ("even", "raises", "raises_late", "hangs")]
+    server = start_server(operator_folder, *constraints, "--database=shop=shop.sqlite")
+    yield server
+    stop_server(server.process)
