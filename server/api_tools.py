@@ -125,13 +125,14 @@ def _choice(choice: Any, schemas: Mapping[str, Any]) -> str:
         return "auto"
     if choice == "required":
         return "required"
-    named = choice.get("function", {}).get("name") if isinstance(choice, Mapping) else None
-    if named not in schemas:
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    named = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(named, str) or named not in schemas:
         raise bad(
             f"tool_choice is {choice!r:.80}: none, auto, required, or one of the tools was wanted ({', '.join(schemas)})",
             "tool_choice",
         )
-    return str(named)
+    return named
 
 
 def _without(marker: str) -> Spec:

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
     from server.cli_serve import Told
 
-# Quiet but for warnings; /health answers 503 after the engine has died, instead of nothing; spawn, as vLLM's own command.
+# Quiet but for errors; /health answers 503 after the engine has died, instead of nothing; spawn, as vLLM's own command.
 _ENVIRONMENT = {
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_KEEP_ALIVE_ON_ENGINE_DEATH": "1",
     "VLLM_WORKER_MULTIPROC_METHOD": "spawn",
     "VLLM_CPU_KVCACHE_SPACE": "2",
@@ -54,9 +54,8 @@ def _arguments(model: str | None, given: Sequence[str], told: Told) -> Any:
     from decoding.engine import engine_defaults, existing_model
 
     parser = make_arg_parser(FlexibleArgumentParser(prog="reweigh serve"))
-    defaults = {name: value for name, value in engine_defaults().items() if name != "use_tqdm_on_load"}
     parser.set_defaults(
-        **defaults,
+        **engine_defaults(),
         host="127.0.0.1",
         shutdown_timeout=30,
         uvicorn_log_level="warning",
