@@ -54,8 +54,8 @@ bench-reference: $(INSTALLED) $(REFERENCE)/.installed  ## genlm-control on the s
 	@model=$$(.venv/bin/python -m decoding.embedded_model)
 	$(REFERENCE)/bin/python -m bench.reference.genlm_run --model "$$model" $(ARGS)
 
-serve: $(INSTALLED)  ## the HTTP server
-	@.venv/bin/reweigh serve
+serve: $(INSTALLED)  ## the OpenAI-compatible server; ARGS="--port 8001"
+	@.venv/bin/reweigh serve $(ARGS)
 
 lock: .venv/.uv  ## pin the lock files again; UPGRADE=1 takes newer versions
 	@$(uv_settings)
@@ -83,7 +83,7 @@ clean:  ## remove .venv, caches and build products
 .venv/.installed-cpu: .venv/.uv requirements-cpu.lock pyproject.toml
 	@rm -f .venv/.installed-*
 	$(uv_settings)
-	$(UV) pip install --no-deps -r requirements-cpu.lock
+	$(UV) pip install --compile-bytecode --no-deps -r requirements-cpu.lock
 	$(UV) pip install --quiet --no-deps --editable .
 	touch $@
 
