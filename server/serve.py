@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import asynccontextmanager
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import EngineError
@@ -34,8 +35,9 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
         os.environ.setdefault(name, value)
     # Keys are the guard's business: vLLM's own check guards less, and answers without the error object.
     os.environ.pop("VLLM_API_KEY", None)
-    plugins = os.environ.get("VLLM_PLUGINS")
-    os.environ["VLLM_PLUGINS"] = ",".join(filter(None, [plugins, PLUGIN]))
+    os.environ["VLLM_PLUGINS"] = ",".join(
+        {*os.environ.get("VLLM_PLUGINS", _installed_plugins()).split(","), PLUGIN} - {""}
+    )
 
     from decoding.vllm_check import require_vllm
 
@@ -44,6 +46,12 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
     import uvloop
 
     uvloop.run(_serve(args, told))
+
+
+def _installed_plugins() -> str:
+    """vLLM's other plugins: it loads them all where it is told of none, and none but those it is told of."""
+    groups = ("general_plugins", "platform_plugins", "io_processor_plugins", "stat_logger_plugins")
+    return ",".join(point.name for group in groups for point in entry_points(group=f"vllm.{group}"))
 
 
 def _arguments(model: str | None, given: Sequence[str], told: Told) -> Any:
