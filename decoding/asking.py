@@ -136,6 +136,7 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         texts=texts,
         tokens=tokens,
         log_weights=log_weights,
+        log_probs=np.array(summary["log_probs"], dtype=np.float64),
         finish_reasons=finish_reasons,
         usage=Usage(len(request.prompt), completion, summary["sampled_tokens"]),
         stats=Stats(

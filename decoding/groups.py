@@ -57,7 +57,8 @@ class Group:
     A group that may resample moves in lockstep: no row samples its token t + 1 before all have theirs at t.
     tokens[i] leaves out the EOS. riders[r] are the live particles whose text row r holds, ascending; all start on row 0.
     ancestry lists (step, ancestors) for every resampling; ess has one entry a step. sampled counts tokens drawn, one a
-    particle and step; computed counts rows the model was asked for.
+    particle and step; computed counts rows the model was asked for. log_probs[i] is log p of a particle's tokens, its EOS
+    included.
     """
 
     order: Order
@@ -73,12 +74,14 @@ class Group:
     computed: int = 0
     ess: list[float] = field(default_factory=list)
     ancestry: list[tuple[int, list[int]]] = field(default_factory=list)
+    log_probs: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         count = self.order.num_particles
         self.smc = self.order.smc
         self.tokens = [[] for _ in range(count)]
         self.status = [Status.LIVE] * count
+        self.log_probs = [0.0] * count
         self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
         self.traces: list[list[Seen]] = [[] for _ in range(count)]
@@ -137,6 +140,7 @@ class Group:
                 self.ancestry.append((self.steps, parents))
                 self.tokens = [list(self.tokens[parent]) for parent in parents]
                 self.status = [self.status[parent] for parent in parents]
+                self.log_probs = [self.log_probs[parent] for parent in parents]
                 self.traces = [list(self.traces[parent]) for parent in parents]
                 drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
@@ -147,6 +151,7 @@ class Group:
         self.sampled += 1
         self.checks += post.checks
         particle = post.particle
+        self.log_probs[particle] += post.logprob
         if post.error is not None:
             self.error = post.error
         if post.seen is not None:
@@ -184,6 +189,7 @@ class Group:
         """What the client needs to know of the group, as plain data."""
         return {
             "tokens": self.tokens,
+            "log_probs": self.log_probs,
             "log_weights": self.population.log_weights.tolist(),
             "log_z": self.population.log_z,
             "ess": self.population.ess,

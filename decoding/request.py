@@ -121,6 +121,7 @@ class Result:
     texts         [N] in the particles' order; a dead particle's text is what it had when it died
     tokens        [N] token ids, EOS left out
     log_weights   float64 [N], unnormalised; -inf for a dead particle. E[sum_n w_n f(x_n) / N] = sum_x target(x) f(x)
+    log_probs     float64 [N], log p(text | prompt) at the request's temperature, the text's end included if it has ended
     finish_reasons [N] stop; stop_string: one of `stop` ended it, and is cut off; length; or dead
     log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
     trace         [N] the steps of every particle, with `trace=True`
@@ -130,6 +131,7 @@ class Result:
     texts: list[str]
     tokens: list[list[int]]
     log_weights: np.ndarray
+    log_probs: np.ndarray
     finish_reasons: list[str]
     usage: Usage
     stats: Stats

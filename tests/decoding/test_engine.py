@@ -519,3 +519,12 @@ def test_stop_strings_are_checked(engine: Engine):
     for wrong in ("", [""], [1], 7, ["x"] * 17):
         with pytest.raises(RequestError, match="stop"):
             engine.generate("a", stop=wrong)
+
+
+def test_the_log_probability_of_every_text_is_the_sum_of_its_tokens(engine: Engine):
+    """Resampled particles take their parent's with them; the end of a text counts."""
+    result = engine.generate("Codes: ", regex="[a-z]{2,6}", particles=6, ess_threshold=1.0, seed=2, trace=True)
+    assert result.trace is not None and result.ancestry
+    sums = [sum(step.logprob for step in steps) for steps in result.trace]
+    assert result.log_probs == pytest.approx(sums, abs=1e-9)
+    assert all(steps[-1].token == "" for steps in result.trace)

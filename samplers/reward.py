@@ -1,0 +1,102 @@
+"""What a reward is, and rewards by name: a judge's number for a finished text, higher is better."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from grammars.errors import RequestError
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A text to be judged.
+
+    prompt       what it answers, as text
+    text         the answer
+    log_prob     log p(text, its end included | prompt) at the request's temperature; None where it is not known
+    num_tokens   tokens of the text, its end included
+    """
+
+    prompt: str
+    text: str
+    log_prob: float | None = None
+    num_tokens: int = 0
+
+
+class Reward(Protocol):
+    """Judges texts. Pure: the same candidate has the same reward, whatever stands beside it."""
+
+    def score(self, candidates: Sequence[Candidate]) -> np.ndarray:
+        """One number for each candidate, higher is better.
+
+        returns  float64 [K]; NaN says that a candidate cannot be judged
+        """
+
+
+R = TypeVar("R", bound=Callable[..., Any])
+_REWARDS: dict[str, Callable[..., Reward]] = {}
+
+
+def reward(name: str) -> Callable[[R], R]:
+    """Register a reward class under a name: `{name: options}` is `cls(**options)`."""
+
+    def register(cls: R) -> R:
+        assert name not in _REWARDS, f"two rewards are called {name!r}"
+        _REWARDS[name] = cls
+        return cls
+
+    return register
+
+
+@cache
+def _load() -> None:
+    package = importlib.import_module("samplers.rewards")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"samplers.rewards.{module.name}")
+
+
+def reward_names() -> list[str]:
+    _load()
+    return sorted(_REWARDS)
+
+
+def reward_named(spec: str | Mapping[str, Any]) -> Reward:
+    """The reward of a name or of {name: options}; raises RequestError naming what is wrong."""
+    options: Mapping[str, Any] = {}
+    if isinstance(spec, str):
+        name = spec
+    elif len(spec) == 1 and isinstance(next(iter(spec.values())), Mapping):
+        ((name, options),) = spec.items()
+    else:
+        raise RequestError(f"reward={spec!r:.80}: a name was wanted, or an object with one name and its options")
+    if name not in reward_names():
+        raise RequestError(
+            f"there is no reward {name!r:.80}; there are {', '.join(reward_names())}, or give a function"
+        )
+    try:
+        return _REWARDS[name](**options)
+    except TypeError as error:
+        raise RequestError(f"reward {name!r}: {error}") from error
+
+
+def judged(scores: Any, count: int, who: str) -> np.ndarray:
+    """A judge's answer as float64 [count]; RequestError where it is not one finite number (or NaN or None) a candidate."""
+    try:
+        values = np.array([math.nan if score is None else float(score) for score in scores], dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise RequestError(f"{who} returned {scores!r:.80}: one number for each candidate was wanted") from error
+    if len(values) != count:
+        raise RequestError(f"{who} returned {len(values)} numbers for {count} candidates")
+    if np.isinf(values).any():
+        raise RequestError(
+            f"{who} returned an infinite reward for candidate {int(np.flatnonzero(np.isinf(values))[0])}"
+        )
+    return values
