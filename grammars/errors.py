@@ -33,5 +33,14 @@ class DeadEnd(ReweighError):
     """Every particle died: none of them could be continued or completed under the constraint."""
 
 
+class RewardError(ReweighError):
+    """A reward could not be had: its function raised, or answered what is no reward.
+
+    result   what had been drawn, where it is known: it is paid for
+    """
+
+    result: object = None
+
+
 class EngineError(ReweighError, RuntimeError):
     """The engine could not be started, or ended while requests were under way."""

@@ -15,6 +15,7 @@ from grammars.errors import (
     GrammarError,
     OverBudget,
     PredicateError,
+    RewardError,
     ReweighError,
     Unsatisfiable,
 )
@@ -83,6 +84,8 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
             return ApiError(unprocessable, str(error), param, "dead_end")
         case PredicateError():
             return ApiError(unprocessable, str(error), param, "predicate_failed")
+        case RewardError():
+            return ApiError(unprocessable, str(error), "reweigh.best_of.reward", "reward_failed")
         case GrammarError():
             return ApiError(HTTPStatus.BAD_REQUEST, str(error), param, "invalid_constraint")
         case EngineError():

@@ -60,6 +60,16 @@ async def group_over_async_llm(model: Path) -> Any:
             last(SamplingParams(temperature=0.0, max_tokens=8), "plain"),
         )
         assert len(plain.outputs[0].token_ids) == 8
+        # A constraint that is compiled where the model runs: the same draws, or its own error.
+        prepared = await last(order_params(order("prepared", prepare=True)), "prepared")
+        assert prepared.kv_transfer_params[KEY]["log_weights"] == output.kv_transfer_params[KEY]["log_weights"]
+        wrong, right = await asyncio.gather(
+            last(order_params(order("wrong", prepare=True, constraint=json.dumps({"regex": "("}))), "wrong"),
+            last(order_params(order("right", prepare=True, constraint=json.dumps({"regex": "[0-9]{4}"}))), "right"),
+        )
+        kind, message = wrong.kv_transfer_params[KEY]["error"]
+        assert kind == "GrammarError" and "malformed at position 0" in message
+        assert right.kv_transfer_params[KEY]["error"] is None and right.kv_transfer_params[KEY]["queued_s"] > 0
         assert "under way already" in twin.kv_transfer_params[KEY]["error"][1]
         return output
     finally:

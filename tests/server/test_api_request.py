@@ -159,7 +159,7 @@ def test_errors_of_every_kind_have_a_status_that_says_whether_to_try_again():
     }
     assert statuses == {
         "GrammarError": 400, "OverBudget": 422, "Unsatisfiable": 422, "PredicateError": 422, "RequestError": 400,
-        "ParseError": 400, "DeadEnd": 422, "EngineError": 500,
+        "ParseError": 400, "DeadEnd": 422, "RewardError": 422, "EngineError": 500,
     }  # fmt: skip
     assert len(api_error(ValueError("x" * 5000)).body()["error"]["message"]) == 1000
     json.dumps(api_error(ValueError("half \ud800")).body(), ensure_ascii=False).encode()

@@ -1,0 +1,70 @@
+"""Functions as rewards: every form, every failure, and that equal texts are judged once."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from decoding.rewarding import FunctionReward, reward_of, rewards_for
+from grammars.errors import RequestError, RewardError
+from samplers.reward import Candidate
+
+CANDIDATES = [Candidate("q", text) for text in ("a", "bb", "a", "ccc")]
+
+
+async def slow_length(text: str) -> int:
+    await asyncio.sleep(0.05)
+    return len(text)
+
+
+@pytest.mark.parametrize(
+    "reward",
+    [
+        len,
+        lambda text: len(text),
+        lambda prompt, text: len(text) * (prompt == "q"),
+        slow_length,
+        FunctionReward(lambda texts: [len(text) for text in texts], batched=True),
+        FunctionReward(lambda prompts, texts: np.array([len(text) for text in texts]), batched=True),
+    ],
+)
+def test_functions_of_every_form_score(reward: Any):
+    assert rewards_for(reward_of(reward), CANDIDATES, "error").tolist() == [1, 2, 1, 3]
+
+
+def test_equal_texts_are_judged_once_and_coroutines_run_side_by_side():
+    asked = []
+
+    async def judge(text: str) -> float:
+        asked.append(text)
+        await asyncio.sleep(0)
+        return float(len(asked))
+
+    assert rewards_for(reward_of(judge), CANDIDATES, "error").tolist() == [3.0, 3.0, 3.0, 3.0]
+    assert asked == ["a", "bb", "ccc"]
+
+
+def test_what_cannot_be_judged_is_an_error_or_dropped_and_never_zero():
+    def judge(text: str) -> float | None:
+        return None if text == "bb" else 1.0
+
+    with pytest.raises(RewardError, match="cannot judge 'bb'"):
+        rewards_for(reward_of(judge), CANDIDATES, "error")
+    rewards = rewards_for(reward_of(judge), CANDIDATES, "drop")
+    assert math.isnan(rewards[1]) and rewards[[0, 2, 3]].tolist() == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("judge", [lambda text: 1 / 0, lambda text: "good", lambda text: math.inf, lambda text: [1, 2]])
+def test_a_judge_that_fails_is_named(judge: Any):
+    with pytest.raises(RewardError, match="lambda"):
+        rewards_for(reward_of(judge), CANDIDATES, "error")
+
+
+@pytest.mark.parametrize("given", [5, lambda: 1, lambda a, b, c: 1, "nothing", {"numeric_match": {}}])
+def test_what_is_no_reward_is_refused(given: Any):
+    with pytest.raises(RequestError):
+        reward_of(given)
