@@ -1,5 +1,5 @@
 """The worker's side of the way there and back: who draws from which row rides in on the scheduler's own output, and what the
-row sampler posted rides out on the model runner's.
+row sampler posted rides out on the model runner's. On a CPU it also copies the KV blocks that forks part at.
 
 Engine argument: worker_extension_cls="decoding.vllm_worker.WorkerExtension"; then collective_rpc("reweigh_install").
 Both are pickled whole between processes, so weights arrive exact (float64) under every executor.
@@ -8,7 +8,11 @@ Both are pickled whole between processes, so weights arrive exact (float64) unde
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
+import torch
 
 from decoding.preparation import Preparation
 from decoding.row_sampler import RowSampler
@@ -34,10 +38,16 @@ class WorkerExtension:
             return True
         execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
         preparation = Preparation(sampler.vocabulary)
+        blocks = host_blocks(runner.kv_caches, runner.kv_cache_config.num_blocks)
 
         def execute_model(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
             sampler.riders = getattr(scheduler_output, RIDERS, {})
             preparation.start(getattr(scheduler_output, PREPARE, ()))
+            copies = scheduler_output.kv_cache_block_copies
+            # Where vLLM zeroes new blocks it does so before it copies: then the copy has to stay with it.
+            if copies and blocks and not scheduler_output.new_block_ids_to_zero:
+                copy_blocks(blocks, copies)
+                scheduler_output.kv_cache_block_copies = None
             output = execute(scheduler_output, *arguments, **named)
             if not scheduler_output.total_num_scheduled_tokens:
                 preparation.wait(PATIENCE_S)
@@ -61,6 +71,28 @@ class WorkerExtension:
         runner.sample_tokens = sample_tokens
         runner._reweigh_installed = True
         return True
+
+
+def host_blocks(caches: Iterable[torch.Tensor], num_blocks: int) -> list[np.ndarray]:
+    """The KV cache as bytes, where it is the host's and a block is one piece of memory in every layer; otherwise empty.
+
+    caches   one tensor a layer, its blocks along dimension 0; layers may share one
+    returns  uint8 [num_blocks, bytes of a block] a layer
+    """
+    own = {cache.data_ptr(): cache for cache in caches}.values()
+    if not all(cache.device.type == "cpu" and cache.is_contiguous() for cache in own):
+        return []
+    return [cache.view(torch.uint8).view(num_blocks, -1).numpy() for cache in own]
+
+
+def copy_blocks(layers: Sequence[np.ndarray], copies: Sequence[tuple[int, int]]) -> None:
+    """Copy blocks in every layer. vLLM's own copy moves byte by byte on a CPU, which takes ten times as long.
+
+    copies  (source, destination); a destination is nobody's source
+    """
+    for layer in layers:
+        for source, destination in copies:
+            layer[destination] = layer[source]
 
 
 def row_sampler_of(runner: Any) -> RowSampler:
