@@ -34,6 +34,11 @@ SETTINGS: dict[str, Any] = {
     "stop": (),
 }
 MOST_STOPS = 16
+# What other interfaces offer: asked for here, it deserves the reason.
+_CHANGES_P = frozenset({
+    "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
+    "min_tokens",
+})  # fmt: skip
 
 
 def constraint_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -45,7 +50,12 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a request with their defaults, of the right types; raises RequestError naming the one that is not."""
     for name in options:
         if name not in SETTINGS:
-            raise BadRequest(f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, 'seed'])}")
+            if name in _CHANGES_P:
+                raise BadRequest(f"option {name!r} would change p behind the weights' back: leave it out")
+            raise BadRequest(
+                f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, 'seed'])}, "
+                "and for generate timeout_s and progress"
+            )
     settings = {**SETTINGS, **options}
     particles, max_tokens = settings["particles"], settings["max_tokens"]
     for name, value in (("particles", particles), ("max_tokens", max_tokens)):
@@ -86,9 +96,10 @@ def check_request(request: Request, place: str, max_model_len: int, max_particle
     """Raise RequestError for a request that the engine has no room for or that has a setting out of range."""
     room = max_model_len - len(request.prompt)
     if request.max_tokens > room:
+        lower = f", lower max_tokens to {room}" if room > 0 else ""
         raise BadRequest(
             f"{place} has {len(request.prompt)} tokens, and max_tokens={request.max_tokens} more are above the model's "
-            f"{max_model_len}: shorten it, lower max_tokens to {max(room, 0)}, or raise the engine's max_model_len"
+            f"{max_model_len}: shorten it{lower}, or raise the engine's max_model_len"
         )
     if request.particles > max_particles:
         raise BadRequest(
