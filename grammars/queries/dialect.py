@@ -22,7 +22,7 @@ OPERAND_WORDS = _words(
 KEYWORDS = OPERAND_WORDS | _words(
     """from where group by having order limit offset recursive as join inner left right full outer cross natural on using
     union intersect except and or in is between like ilike glob when then else end asc desc nulls first last over partition
-    rows range unbounded preceding following current row filter"""
+    rows range groups unbounded preceding following current row filter escape collate"""
 )
 # What ends a part of a query. An alias without AS does not begin like one of these: whether WHERE may come is then decided
 # before what follows it.
@@ -79,6 +79,10 @@ class Dialect:
     derived_alias_required: bool
     likes: tuple[str, ...]
     casts: bool  # a::type
+    is_compares: bool  # a IS b, whatever b is; COLLATE with the three names that SQLite has
+    limit_comma: bool  # LIMIT offset, count
+    frame_groups: bool  # GROUPS beside ROWS and RANGE
+    escapes_in_strings: bool  # a backslash in a string takes the next character's meaning
     set_all: tuple[str, ...]  # set operations that may say ALL
     types: tuple[str, ...]
     functions_text: str
@@ -113,7 +117,9 @@ _WINDOW = """row_number/0/N/w rank/0/N/w dense_rank/0/N/w percent_rank/0/N/w cum
 _COMMON = """count/1/N/a sum/1/N/a avg/1/N/a abs/1/N round/1-2/N length/1/N lower/1/T upper/1/T trim/1/T ltrim/1-2/T rtrim/1-2/T
     substr/2-3/T substring/2-3/T replace/3/T nullif/2/A"""
 _SQLITE = """max/1-/A/e min/1-/A/e total/1/N/a group_concat/1-2/T/a coalesce/2-/A ifnull/2/A iif/3/A instr/2/N
-    date/0-/D time/0-/D datetime/0-/D julianday/0-/N strftime/1-/A typeof/1/T"""
+    date/0-/D time/0-/D datetime/0-/D julianday/0-/N strftime/1-/A typeof/1/T
+    printf/1-/T format/1-/T random/0/N hex/1/T unicode/1/N char/1-/T sign/1/N unixepoch/0-/N json_extract/2-/A
+    json_array_length/1-2/N"""
 _MATH = "ceil/1/N ceiling/1/N floor/1/N sqrt/1/N power/2/N exp/1/N ln/1/N mod/2/N sign/1/N"
 _POSTGRESQL = """max/1/A/a min/1/A/a coalesce/1-/A greatest/1-/A least/1-/A concat/1-/T concat_ws/2-/T char_length/1/N
     initcap/1/T btrim/1-2/T strpos/2/N left/2/T right/2/T split_part/3/T reverse/1/T date_trunc/2/D date_part/2/N to_char/2/T
@@ -134,22 +140,23 @@ DIALECTS = {
     dialect.name: dialect
     for dialect in (
         Dialect(
-            "sqlite", "sqlite", '"`', True, False, False, True, False, ("like", "glob"), False, ("union",),
+            "sqlite", "sqlite", '"`', True, False, False, True, False, ("like", "glob"), False, True, True, True, False, ("union",),
             ("integer", "int", "real", "numeric", "text", "blob", "float", "double", "date", "datetime", "varchar", "decimal"),
             f"{_WINDOW} {_COMMON} {_SQLITE}", OPERAND_WORDS | _words(_RESERVED_SQLITE),
         ),
         Dialect(
-            "postgresql", "postgres", '"', False, True, True, True, True, ("like", "ilike"), True,
+            "postgresql", "postgres", '"', False, True, True, True, True, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double precision", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_POSTGRESQL} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL),
         ),
         Dialect(
-            "mysql", "mysql", "`", True, False, False, False, True, ("like",), False, ("union", "intersect", "except"),
+            "mysql", "mysql", "`", True, False, False, False, True, ("like",), False, False, True, False, True,
+            ("union", "intersect", "except"),
             ("signed", "unsigned", "char", "date", "datetime", "time", "decimal", "double"),
             f"{_WINDOW} {_COMMON} {_MYSQL} {_MATH}", OPERAND_WORDS | _words(_RESERVED_MYSQL, _RESERVED_POSTGRESQL),
         ),
         Dialect(
-            "duckdb", "duckdb", '"', False, False, True, True, False, ("like", "ilike"), True,
+            "duckdb", "duckdb", '"', False, False, True, True, False, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_DUCKDB} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL, "qualify pivot unpivot"),
         ),

@@ -28,6 +28,8 @@ CONSTANTS = {
     "null": ANY, "true": BOOL | NUMBER, "false": BOOL | NUMBER,
     "current_date": TIME | TEXT, "current_time": TIME | TEXT, "current_timestamp": TIME | TEXT,
 }  # fmt: skip
+# What an operand that begins with a word may be compared with.
+KINDS_OF_WORDS = {**CONSTANTS, "exists": BOOL, "extract": NUMBER | TIME}
 
 
 def columns_wanted(query: Query) -> int | None:
@@ -109,11 +111,11 @@ def _and(reader: Reader, frame: Frame, word: str) -> Frame | None:
         return frame
     if frame.between:
         return frame.but(between=False, expect=OPERAND, last="between")
-    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last="and"))
 
 
 def _or(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last=""))
+    return reader.no_item(frame.but(expect=OPERAND, left=-1, comparing=0, last="or"))
 
 
 def _not_after(reader: Reader, frame: Frame, word: str) -> Frame | None:
@@ -127,11 +129,21 @@ def _in(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 
 def _is(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    if reader.names.dialect.is_compares:
+        frame = frame.but(expect=OPERAND, comparing=max(frame.left, 0))
     return reader.no_item(frame.but(last="is"))
 
 
 def _like(reader: Reader, frame: Frame, word: str) -> Frame | None:
     return reader.no_item(frame.but(expect=OPERAND, comparing=0, left=ANY, last=word))
+
+
+def _escape(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return frame.but(expect=OPERAND, comparing=0, last=word)
+
+
+def _collate(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    return reader.no_item(frame.but(expect=TYPE, last=word))
 
 
 def _between(reader: Reader, frame: Frame, word: str) -> Frame | None:
@@ -148,6 +160,8 @@ def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
     outputs = ended.query.outputs
     if wanted is not None and (len(outputs) > wanted or (not any(o.star for o in outputs) and len(outputs) < wanted)):
         return None
+    if not reader.fits_outside(ended):
+        return None
     return with_query(ended, clause="from").but(expect=TABLE, left=-1, comparing=0, last="")
 
 
@@ -157,15 +171,20 @@ def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     if settled is None:
         return None
     settled = with_query(settled, clause="on")
-    if word == "natural":
-        settled = with_query(settled, natural=True)
+    if word in ("natural", "cross"):
+        settled = with_query(settled, join=word)
     if word == "join":
-        settled = with_query(settled, clause="from")
+        settled = with_query(settled, clause="from", join=settled.query.join or "plain")
     return settled.but(expect=TABLE if word == "join" else AFTER, left=-1, comparing=0, last="")
 
 
+def _joined(reader: Reader, frame: Frame) -> Frame | None:
+    """The newest source settled, where a condition may join it to others."""
+    return reader.settled(frame) if frame.query.join == "plain" else None
+
+
 def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    settled = reader.settled(frame)
+    settled = _joined(reader, frame)
     if settled is None:
         return None
     query = settled.query
@@ -175,8 +194,10 @@ def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 
 def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    settled = reader.settled(frame)
-    return settled and with_query(settled, clause="on").but(expect=AFTER, last="using")
+    settled = _joined(reader, frame)
+    if settled is None or not reader.shared(settled):
+        return None
+    return with_query(settled, clause="on").but(expect=AFTER, last="using")
 
 
 def _where(reader: Reader, frame: Frame, word: str) -> Frame | None:
@@ -221,7 +242,8 @@ def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
     """OVER and FILTER: after a call that takes them, where a window function makes sense."""
-    if frame.last == "scalar" or (frame.last == "either") or (word == "over" and frame.last == "distinct call"):
+    takes = ("aggregate call", "window") if word == "over" else ("aggregate call", "distinct call")
+    if frame.last not in takes:
         return None
     if word == "over" and not reader.may_call(frame, Function(0, 0, ANY, "window")):
         return None
@@ -242,6 +264,7 @@ HANDLERS: dict[str, Handler] = {
     "ilike": _like, "glob": _like, "exists": _prefix, "case": _case, "when": _branch, "then": _branch, "else": _branch,
     "end": _end, "cast": _prefix, "extract": _prefix, "interval": _stays, "asc": _stays, "desc": _stays, "nulls": _stays,
     "first": _stays, "last": _stays, "over": _over, "rows": _frame_word, "range": _frame_word, "filter": _over,
+    "groups": _frame_word, "escape": _escape, "collate": _collate,
     "true": _constant, "false": _constant, "current_date": _constant, "current_time": _constant,
     "current_timestamp": _constant,
 }  # fmt: skip

@@ -11,7 +11,7 @@ _LEXEME = re.compile(
     rb"""[ \t\r\n]+
     |(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)
     |(?P<quoted>"(?:[^"]|"")*"?|`(?:[^`]|``)*`?)
-    |(?P<number>[0-9][0-9.]*)
+    |(?P<number>[0-9][0-9.]*(?:[eE][+-]?[0-9]*)?)
     |(?P<string>'(?:[^']|'')*'?)
     |(?P<symbol><=|>=|<>|!=|==|\|\||::|--|/\*|.)
     """,
@@ -58,11 +58,11 @@ def is_closed(lexeme: Lexeme) -> bool:
     """Whether an open lexeme would be whole if the text ended here."""
     if lexeme.kind in (STRING, QUOTED):
         return len(lexeme.text) > 1 and lexeme.text.count(lexeme.text[:1]) % 2 == 0
-    return not (lexeme.kind == NUMBER and lexeme.text.endswith(b"."))
+    return not (lexeme.kind == NUMBER and not lexeme.text[-1:].isdigit())
 
 
-def unquoted(text: bytes) -> str:
-    """What a quoted name or string stands for; an open one as far as it is written."""
+def unquoted(text: bytes) -> bytes:
+    """What a quoted name or string stands for; an open one as far as it is written, be it within a character."""
     quote = text[:1]
     inside = text[1:-1] if len(text) > 1 and text.count(quote) % 2 == 0 else text[1:]
-    return inside.replace(quote * 2, quote).decode(errors="replace")
+    return inside.replace(quote * 2, quote)

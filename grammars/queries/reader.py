@@ -9,9 +9,19 @@ from __future__ import annotations
 import re
 
 from grammars.queries.dialect import CLAUSE_WORDS, KEYWORDS, OPERAND_WORDS, Function
-from grammars.queries.keywords import CONSTANTS, HANDLERS, columns_wanted
+from grammars.queries.keywords import CONSTANTS, HANDLERS, KINDS_OF_WORDS, columns_wanted
 from grammars.queries.lexer import NUMBER as NUMERAL
-from grammars.queries.lexer import QUOTED, STRING, WORD, Lexeme, begun_lexeme, is_closed, split_lexemes, unquoted
+from grammars.queries.lexer import (
+    QUOTED,
+    STRING,
+    SYMBOL,
+    WORD,
+    Lexeme,
+    begun_lexeme,
+    is_closed,
+    split_lexemes,
+    unquoted,
+)
 from grammars.queries.schema import ANY, BOOL, NUMBER, TEXT, TIME
 from grammars.queries.scope import (
     AFTER,
@@ -27,12 +37,14 @@ from grammars.queries.scope import (
     Names,
     Output,
     Query,
+    Relation,
     Source,
     candidates,
     ctes_in_scope,
     hopes_for_names,
     innermost_query,
     look_up,
+    orders_result,
     qualifiers,
     refer,
     relation_named,
@@ -41,16 +53,31 @@ from grammars.queries.scope import (
     with_query,
 )
 
-_NUMERIC_BEGUN = re.compile(r"[+-]?[0-9]*(\.[0-9]*)?")
-_NUMERIC = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
+_NUMERIC_BEGUN = re.compile(rb"[+-]?[0-9]*(\.[0-9]*)?")
+_NUMERIC = re.compile(rb"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)")
 _BEGINNINGS = OPERAND_WORDS | {"when"}
-_AFTER_ALIAS = (*CLAUSE_WORDS, "on", "offset")
-_AFTER_OPERAND = (
-    *(KEYWORDS - OPERAND_WORDS - {"when", "then", "else", "end"}),
-    *("select", "not", "null", "true", "false", "distinct"),
+_JOINING = frozenset(["join", "inner", "left", "right", "full", "cross", "natural"])
+_AFTER_ITEM = frozenset(["from", "order", "limit", "union", "intersect", "except"])
+_AFTER_OPERAND = frozenset(
+    ["as", "and", "or", "not", "is", "in", "between", "like", "ilike", "glob", "collate", "over", "filter"]
 )
+_AFTER_SOURCE = (_AFTER_ITEM - {"from"}) | _JOINING | {"as", "on", "using", "where", "group"}
+_AFTER_JOIN = _AFTER_SOURCE - {"as", "on", "using"}
+_BY = frozenset(["by"])
+_AFTER_RESULT = frozenset(["asc", "desc", "nulls", "first", "last", "collate", "limit"])
+_NESTED = frozenset(["partition", "rows", "range", "groups", "unbounded", "preceding", "following", "current", "row"])
+_AFTER_ANYTHING = (KEYWORDS - OPERAND_WORDS - _NESTED - {"when", "then", "else", "end"}) | {
+    "select", "not", "null", "true", "false", "distinct",
+}  # fmt: skip
+_AFTER_NESTED = frozenset(KEYWORDS)
+# What `last` is where an operand has just been read.
+_OPERANDS = frozenset(["operand", "aggregate call", "distinct call", "scalar", "either", "window", "type"])
+# Whether these may come is for their handlers to say as well.
+_JUDGED_NESTED = frozenset(["over", "filter"])
+_JUDGED = CLAUSE_WORDS | _JUDGED_NESTED | {"on"}
 # Characters of an alias that a column is given without AS.
 BARE_COLUMN_ALIAS = 4
+_AFTER_TERM = frozenset([b",", b")", b";"])
 _NO_AGGREGATES = ("where", "on", "group")
 _COMPARISONS = frozenset(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
 _ARITHMETIC = frozenset(["+", "-", "*", "/", "%", "||"])
@@ -63,9 +90,6 @@ class Reader:
         self.names = names
         self.check_types = check_types
         self.start = Frame(None, "query", OPERAND, Query("top"))
-        functions = names.functions
-        self._everywhere = tuple(name for name, one in functions.items() if one.role in ("scalar", "either"))
-        self._functions = tuple(functions)
         words = {"not", "exists", "case", "cast", *CONSTANTS} | (
             {"extract", "interval"} if names.dialect.casts else set()
         )
@@ -101,8 +125,12 @@ class Reader:
 
     def _read(self, frame: Frame, lexeme: Lexeme) -> Frame | None:
         kind, text, follower = lexeme
+        if _takes_nothing(frame) and text != b")":
+            return None
+        if kind in (STRING, SYMBOL) and text not in _AFTER_TERM and _is_result_ordered(frame):
+            return None
         if kind == WORD:
-            return self._word(frame, text.decode(errors="replace"), follower)
+            return self._word(frame, self.names.key(text, False), follower)
         if kind == QUOTED:
             return self._quoted(frame, text, follower)
         if kind == STRING:
@@ -111,29 +139,30 @@ class Reader:
             return self._number(frame, text)
         return self._symbol(frame, text.decode())
 
-    def _word(self, frame: Frame, word: str, follower: bytes) -> Frame | None:
-        low = word.lower()
+    def _word(self, frame: Frame, low: str, follower: bytes) -> Frame | None:
         expect = frame.expect
         if expect == NOTHING:
             handler = HANDLERS.get(low) if frame.kind == "query" else None
             return handler(self, frame, low) if handler is not None else frame
         if expect == TYPE:
-            return frame.but(expect=AFTER, last="type")
+            return frame.but(expect=AFTER, last="operand" if frame.last == "collate" else "type")
         if expect == OPERAND:
             if follower == b"(" and low in self.names.functions:
                 return self._call(frame, low)
             if low in _BEGINNINGS and follower != b".":
-                return HANDLERS[low](self, frame, low) if low in self._words_here(frame) else None
-            return self._name(frame, self.names.key(word, False), follower, False)
+                return HANDLERS[low](self, frame, low) if self._may_be_word(frame, low, begun=False) else None
+            return self._name(frame, low, follower, False)
         if expect == AFTER and low in KEYWORDS:
+            if _is_result_ordered(frame) and frame.last != "order" and low not in _AFTER_RESULT:
+                return None
             return HANDLERS[low](self, frame, low)
-        if frame.last == "type":
-            return frame  # the second word of a type
-        if expect == AFTER and frame.kind == "query" and not self._may_be_bare_alias(frame, low, begun=False):
+        if frame.last == "type" and low == "precision":
+            return frame  # double precision
+        if expect == AFTER and (frame.kind != "query" or not self._may_be_bare_alias(frame, low, begun=False)):
             return None
         if expect == CTE and low == "recursive" and not frame.query.recursive:
             return with_query(frame, recursive=True)
-        return self._name(frame, self.names.key(word, False), follower, False)
+        return self._name(frame, low, follower, False)
 
     def _quoted(self, frame: Frame, text: bytes, follower: bytes) -> Frame | None:
         name = self.names.key(unquoted(text), True)
@@ -160,7 +189,7 @@ class Reader:
         expect = frame.expect
         if expect == OPERAND:
             if follower == b".":
-                if self._may_qualify(frame, name, begun=False):
+                if self._may_qualify(frame, name, begun=False, quoted=quoted):
                     return frame.but(qualifier=name)
                 return None
             return self._column(frame, None, name)
@@ -168,7 +197,7 @@ class Reader:
             return self._column(frame, frame.qualifier, name)
         if expect == TABLE:
             relation = relation_named(frame, self.names, name)
-            if relation is None:
+            if relation is None or not _may_join(frame.query, relation):
                 return None
             return with_query(frame, sources=(*frame.query.sources, Source(name, relation))).but(
                 expect=AFTER, last="source"
@@ -194,10 +223,7 @@ class Reader:
             return with_query(frame, item=Output(name, kinds), aliases={**query.aliases, name: kinds}).but(
                 expect=NOTHING, last="alias"
             )
-        # An alias that is another table's name would leave it open what `table.column` means before FROM is read.
         *others, last = query.sources
-        if name in self.names.tables and last.relation is not self.names.tables[name]:
-            return None
         if self._is_taken(frame, name) or any(other.alias == name for other in others):
             return None
         if any(ref.qualifier == name and ref.name not in last.relation.columns for ref in query.pending):
@@ -217,10 +243,15 @@ class Reader:
         """A column that both sides of the join have."""
         assert frame.up is not None
         query = frame.query
-        *left, right = query.sources
-        if name not in right.relation.columns or look_up(_only(query, left), None, name) <= 0:
+        if name not in self.shared(frame.up):
             return None
         return with_query(frame, merged=query.merged | {name}).but(expect=AFTER)
+
+    def shared(self, frame: Frame) -> set[str]:
+        """The columns that the newest source has in common with those before it, where they are not ambiguous."""
+        *left, right = frame.query.sources
+        before = _only(frame.query, left)
+        return {name for name in right.relation.columns if look_up(before, None, name) > 0}
 
     def _number(self, frame: Frame, text: bytes) -> Frame | None:
         if frame.expect == NOTHING:
@@ -233,12 +264,14 @@ class Reader:
         """Whether a number may stand here: one that begins a term of ORDER BY or GROUP BY counts the columns of the result."""
         query = frame.query
         if frame.kind == "query" and frame.left < 0 and query.clause in ("order", "group") and query.width is not None:
-            return text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
+            return frame.last != "sign" and text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
         return self._fits(frame, NUMBER)
 
     def operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
         """An operand is whole."""
-        if not self._fits(frame, kinds):
+        if frame.last == "sign" and self.check_types:
+            kinds &= NUMBER | TIME
+        if not kinds or not self._fits(frame, kinds):
             return None
         begins = frame.left < 0
         changed = frame.but(
@@ -246,22 +279,26 @@ class Reader:
             comparing=frame.comparing if frame.between else 0, last="operand",
         )  # fmt: skip
         if frame.kind == "query" and frame.query.clause == "items":
-            item = Output(name, kinds) if begins and frame.last != "not" else Output("", ANY)
+            whole = begins and frame.last not in ("not", "and", "or")
+            item = Output("" if frame.last == "sign" else name, kinds) if whole else Output("", ANY)
             changed = with_query(changed, item=item)
         return changed
 
     def _fits(self, frame: Frame, kinds: int) -> bool:
         return not self.check_types or not frame.comparing or bool(frame.comparing & kinds)
 
-    def _string_kinds(self, text: str, closed: bool) -> int:
+    def _string_kinds(self, text: bytes, closed: bool) -> int:
         pattern = _NUMERIC if closed else _NUMERIC_BEGUN
         return ANY if pattern.fullmatch(text.strip()) else TEXT | TIME | BOOL
 
     def _call(self, frame: Frame, name: str) -> Frame | None:
         function = self.names.functions[name]
-        if not self.may_call(frame, function):
+        if not self._may_begin_call(frame, function):
             return None
         return frame.but(last="call", qualifier=name)
+
+    def _may_begin_call(self, frame: Frame, function: Function) -> bool:
+        return self._fits(frame, function.kinds) and self.may_call(frame, function)
 
     def may_call(self, frame: Frame, function: Function) -> bool:
         """Whether an aggregate or window function makes sense here: not in WHERE, not inside an aggregate."""
@@ -301,7 +338,7 @@ class Reader:
         if symbol == "::":
             return frame.but(expect=TYPE, left=ANY)
         if frame.expect == OPERAND:
-            return frame  # a sign
+            return frame.but(last="sign")
         if symbol in _COMPARISONS:
             return self.no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare"))
         assert symbol in _ARITHMETIC, symbol
@@ -352,11 +389,11 @@ class Reader:
                 return ended.but(expect=OPERAND, left=-1, comparing=0, last="")
             case "from" | "on":
                 settled = self.settled(frame)
-                return settled and with_query(settled, clause="from", natural=False).but(
-                    expect=TABLE, left=-1, comparing=0
-                )
+                return settled and with_query(settled, clause="from").but(expect=TABLE, left=-1, comparing=0)
             case "with":
                 return frame.but(expect=CTE)
+            case "limit":
+                return frame  # LIMIT offset, count
         return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
 
     # Brackets
@@ -399,7 +436,11 @@ class Reader:
                 return self._close_call(frame, up)
             case "names":
                 return up.but(expect=AFTER, last="cte")
-            case "over" | "filter" | "using" | "type":
+            case "filter":
+                return up.but(expect=AFTER, last="aggregate call")
+            case "using":
+                return up.but(expect=AFTER, last="joined")
+            case "over" | "type":
                 return up.but(expect=AFTER, last="operand")
         holds = up.holds or frame.holds
         match frame.kind:
@@ -448,13 +489,20 @@ class Reader:
                 return with_query(up, ctes=(*up.query.ctes, relation)).but(expect=AFTER, last="")
             case "exists":
                 return self.operand(up, BOOL)
-        outputs = query.first if query.first is not None else query.outputs
-        kinds = outputs[0].kinds if len(outputs) == 1 else ANY
+        if not self.fits_outside(ended):
+            return None
         if query.role == "in":
-            if not self._fits(up.but(comparing=max(up.left, 0)), kinds):
-                return None
             return up.but(expect=AFTER, left=ANY, last="operand")
-        return self.operand(up, kinds)
+        return self.operand(up, _first_kinds(query))
+
+    def fits_outside(self, frame: Frame) -> bool:
+        """Whether the first column of a sub-query that is compared is of a kind to be compared with."""
+        up, query = frame.up, frame.query
+        if query.role not in ("in", "scalar"):
+            return True
+        assert up is not None
+        compared = up.but(comparing=max(up.left, 0)) if query.role == "in" else up
+        return self._fits(compared, _first_kinds(query))
 
     # The parts of a query
 
@@ -476,16 +524,19 @@ class Reader:
             return None
         if any(ref.qualifier == alias and ref.name not in newest.relation.columns for ref in query.pending):
             return None
-        if query.natural:
-            shared = {name for other in others for name in other.relation.columns} & newest.relation.columns.keys()
-            return with_query(frame, merged=query.merged | shared, natural=False)
-        return frame
+        if query.join == "natural":
+            if not _may_join(_only(query, others), newest.relation):
+                return None
+            frame = with_query(frame, merged=query.merged | self.shared(frame))
+        return with_query(frame, join="")
 
     def end_from(self, frame: Frame) -> Frame | None:
         """FROM is whole, or there was none: everything named in the select list is found."""
         query = frame.query
         if query.clause == "items":
             frame = self.end_item(frame)
+            if query.first is None and not self.fits_outside(frame):
+                return None
         elif query.clause in ("from", "on"):
             settled = self.settled(frame)
             if settled is None:
@@ -515,23 +566,35 @@ class Reader:
     def _may_begin(self, frame: Frame, lexeme: Lexeme, text: bytes) -> bool:
         """Whether some lexeme that begins like this would be read. Never stricter than reading the whole one."""
         expect = frame.expect
+        if _takes_nothing(frame):
+            return False
+        if lexeme.kind in (STRING, SYMBOL) and _is_result_ordered(frame):
+            return False
         if lexeme.kind == WORD:
-            word = text.decode(errors="ignore")
+            word = self.names.key(text, False)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 return self._may_be_named(frame, word, quoted=False)
             if frame.kind != "query":
-                return True
-            if expect in (AFTER, NOTHING) and not self._may_end_part(frame, word.lower()):
+                return expect != AFTER or frame.last == "type" or self._may_go_on(frame, word, _AFTER_NESTED)
+            if expect in (AFTER, NOTHING) and not self._may_end_part(frame, word):
                 return False
             if expect in (AFTER, NAME) and frame.query.clause == "from":
-                return not self._is_taken(frame, self.names.key(word, False))
+                return not self._is_taken(frame, word)
         elif lexeme.kind == QUOTED:
-            if expect in (COLUMN, TABLE, USING):
-                return self._may_be_named(frame, unquoted(text), quoted=True)
-            if expect == OPERAND and not self._may_be_string(frame, text[:1]):
-                return self._may_be_named(frame, unquoted(text), quoted=True)
+            if is_closed(lexeme):
+                if any(self._quoted(frame, text, follower) is not None for follower in (b" ", b".")):
+                    return True
+                # The quote may yet turn out to be the first half of a doubled one.
+                begun = begun_lexeme(text + text[:1])
+                return expect in (OPERAND, COLUMN, TABLE, USING) and self._may_begin(frame, begun, begun.text)
+            if expect in (OPERAND, COLUMN, TABLE, USING):
+                if expect == OPERAND and self._may_be_string(frame, text[:1]):
+                    kinds = self._string_kinds(unquoted(text), closed=False)
+                    if self._fits(frame, kinds):
+                        return True
+                return self._may_be_named(frame, self.names.key(unquoted(text), True), quoted=True)
         elif lexeme.kind == NUMERAL:
-            return expect == NOTHING or self._may_count(frame, text.rstrip(b"."))
+            return expect == NOTHING or self._may_count(frame, text.rstrip(b".eE+-"))
         elif lexeme.kind == STRING:
             return self._fits(frame, self._string_kinds(unquoted(text), closed=is_closed(lexeme)))
         return True
@@ -540,11 +603,33 @@ class Reader:
         """Whether a word begun after an operand or alias may become one that may come there."""
         if frame.expect == AFTER and self._may_be_bare_alias(frame, word, begun=True):
             return True
+        return self._may_go_on(frame, word, self._words_after(frame))
+
+    def _may_go_on(self, frame: Frame, word: str, keywords: frozenset[str]) -> bool:
+        """Whether a word begun may become one of these keywords, where their handlers take it."""
+        judged = _JUDGED if frame.kind == "query" else _JUDGED_NESTED
         return any(
-            keyword not in CLAUSE_WORDS or HANDLERS[keyword](self, frame, keyword) is not None
-            for keyword in (_AFTER_OPERAND if frame.expect == AFTER else _AFTER_ALIAS)
+            keyword not in judged or HANDLERS[keyword](self, frame, keyword) is not None
+            for keyword in keywords
             if keyword.startswith(word)
         )
+
+    def _words_after(self, frame: Frame) -> frozenset[str]:
+        """The keywords that may stand here, after an operand, a table or an alias. No alias begins like another one."""
+        clause, last = frame.query.clause, frame.last
+        if last in ("group", "order"):
+            return _BY
+        if _is_result_ordered(frame):
+            return _AFTER_RESULT
+        if last == "joined":
+            return _AFTER_JOIN
+        if clause == "items" and frame.expect == NOTHING:
+            return _AFTER_ITEM
+        if clause == "items" and last in _OPERANDS:
+            return _AFTER_ITEM | _AFTER_OPERAND
+        if clause == "from" and (frame.expect == NOTHING or last == "source"):
+            return _AFTER_SOURCE
+        return _AFTER_ANYTHING
 
     def _may_be_bare_alias(self, frame: Frame, word: str, begun: bool) -> bool:
         """Whether a word may be an alias without AS. It is none that begins like what may come in its place."""
@@ -552,7 +637,8 @@ class Reader:
         if query.clause not in ("items", "from") or frame.last == "alias" or any(map(word.startswith, CLAUSE_WORDS)):
             return False
         if query.clause == "items":
-            return len(word) <= max(BARE_COLUMN_ALIAS, self.names.forward_alias)
+            longest = max(BARE_COLUMN_ALIAS, self.names.forward_alias)
+            return len(word) < longest or (len(word) == longest and word not in self.names.reserved)
         used = {ref.qualifier for ref in query.pending if ref.qualifier is not None}
         if any(alias.startswith(word) if begun else alias == word for alias in used):
             return True
@@ -575,13 +661,17 @@ class Reader:
     def _words_here(self, frame: Frame) -> tuple[str, ...]:
         """The keywords that may stand where an operand is expected."""
         begins = frame.left < 0 and not frame.last
+        if _is_result_ordered(frame):
+            return ()
         match frame.kind:
             case "paren" if begins and frame.up is not None and frame.up.expect != OPERAND:
                 return ("select",)
             case "paren" | "list" if begins and frame.commas == 0:
                 return ("select", *self._operand_words)
             case "call" if begins and frame.commas == 0 and not frame.distinct:
-                return ("distinct", *self._operand_words)
+                assert frame.function is not None
+                if frame.function.role in ("aggregate", "either"):
+                    return ("distinct", *self._operand_words)
             case "case" if begins:
                 return ("when", *self._operand_words)
             case "query" if frame.query.clause == "begin":
@@ -590,42 +680,73 @@ class Reader:
                 return ("distinct", "all", *self._operand_words)
         return self._operand_words
 
-    def _may_be_named(self, frame: Frame, word: str, quoted: bool) -> bool:
+    def _may_be_word(self, frame: Frame, word: str, begun: bool) -> bool:
+        return any(
+            (known.startswith(word) if begun else known == word)
+            and self._fits(frame, KINDS_OF_WORDS.get(known, ANY))
+            and (known != "not" or (frame.left < 0 and frame.last != "sign") or frame.last == "is")
+            for known in self._words_here(frame)
+        )
+
+    def _may_be_named(self, frame: Frame, key: str, quoted: bool) -> bool:
         names, expect = self.names, frame.expect
-        key = names.key(word, quoted)
+
+        def written_as(name: str) -> bool:
+            return name.startswith(key) and (quoted or names.is_unquoted(name))
+
         if expect == TABLE:
-            return any(name.startswith(key) for name in names.tables) or any(
-                relation.name.startswith(key) for relation in ctes_in_scope(frame)
-            )
+            relations = (*names.tables.values(), *ctes_in_scope(frame))
+            return any(written_as(one.name) and _may_join(frame.query, one) for one in relations)
         if expect == USING:
-            *left, right = frame.query.sources
-            shared = (name for name in right.relation.columns if look_up(_only(frame.query, left), None, name) > 0)
-            return any(name.startswith(key) for name in shared)
+            assert frame.up is not None
+            return any(map(written_as, self.shared(frame.up)))
         if expect == COLUMN:
-            if any(name.startswith(key) for name, _ in candidates(frame, names, frame.qualifier)):
+            if any(
+                written_as(name) and self._fits(frame, kinds)
+                for name, kinds in candidates(frame, names, frame.qualifier)
+            ):
                 return True
             own = frame.qualifier in names.tables
             return not own and len(key) <= names.forward_column and hopes_for_names(frame)
         if not quoted:
-            if any(name.startswith(key) for name in self._words_here(frame)):
+            if self._may_be_word(frame, key, begun=True):
                 return True
-            clause = innermost_query(frame).query.clause
-            functions = self._everywhere if clause in _NO_AGGREGATES else self._functions
-            if any(name.startswith(key) for name in functions):
+            if any(
+                name.startswith(key) and self._may_begin_call(frame, function)
+                for name, function in names.functions.items()
+            ):
                 return True
-        if any(name.startswith(key) for name, _ in candidates(frame, names, None)):
+        if any(written_as(name) and self._fits(frame, kinds) for name, kinds in candidates(frame, names, None)):
             return True
         if hopes_for_names(frame) and len(key) <= names.forward_column:
             return True
-        return self._may_qualify(frame, key, begun=True)
+        return self._may_qualify(frame, key, begun=True, quoted=quoted)
 
-    def _may_qualify(self, frame: Frame, name: str, begun: bool) -> bool:
-        if any(known.startswith(name) if begun else known == name for known in qualifiers(frame, self.names)):
+    def _may_qualify(self, frame: Frame, name: str, begun: bool, quoted: bool) -> bool:
+        known = qualifiers(frame, self.names)
+        if any(
+            one.startswith(name) and (quoted or self.names.is_unquoted(one)) if begun else one == name for one in known
+        ):
             return True
         if not hopes_for_names(frame):
             return False
         relations = [*self.names.tables, *(relation.name for relation in ctes_in_scope(frame))]
         return self.names.may_be_alias(name, relations, begun)
+
+
+def _may_join(query: Query, relation: Relation) -> bool:
+    """Whether a relation may come next in FROM: a NATURAL JOIN must not find one of its columns twice."""
+    return query.join != "natural" or all(look_up(query, None, name) for name in relation.columns)
+
+
+def _is_result_ordered(frame: Frame) -> bool:
+    """Whether this is ORDER BY after several SELECTs, whose terms are names and numbers of columns and nothing else."""
+    return frame.kind == "query" and frame.query.clause == "order" and orders_result(frame.query)
+
+
+def _takes_nothing(frame: Frame) -> bool:
+    """Whether only the closing bracket may follow, as after row_number(."""
+    return frame.function is not None and frame.function.most == 0
 
 
 def _only(query: Query, sources: list[Source]) -> Query:
@@ -636,6 +757,11 @@ def _only(query: Query, sources: list[Source]) -> Query:
 
 def _width(query: Query) -> int:
     return len(query.first if query.first is not None else query.outputs)
+
+
+def _first_kinds(query: Query) -> int:
+    outputs = query.first if query.first is not None else query.outputs
+    return outputs[0].kinds if len(outputs) == 1 else ANY
 
 
 def _least_width(query: Query) -> int:

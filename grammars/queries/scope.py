@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, NamedTuple
 
-from grammars.queries.dialect import Dialect, Function
+from grammars.queries.dialect import NOT_ALIASES, Dialect, Function
 from grammars.queries.schema import ANY, Schema
 from grammars.queries.syntax import usable_unquoted
 
@@ -54,6 +53,7 @@ class Query:
     pending  references of the select list that FROM has to resolve
     first    the columns of the first of several SELECTs; width: how many this one has, once that is known
     want     how many columns there have to be
+    join     how the newest source was joined: natural, cross, plain (a condition may follow), "" for none or a comma
     """
 
     role: str
@@ -69,7 +69,7 @@ class Query:
     width: int | None = None
     want: int | None = None
     arms: int = 1
-    natural: bool = False
+    join: str = ""
     recursive: bool = False
     cte_name: str = ""
     cte_columns: tuple[str, ...] = ()
@@ -143,30 +143,30 @@ class Names:
         self.dialect = dialect
         self.forward_alias = forward_alias
         self.forward_column = forward_column
+        self.reserved = NOT_ALIASES | dialect.reserved
+        self._unquoted: dict[str, bool] = {}
         self.tables: dict[str, Relation] = {}
         self.columns: dict[str, int] = {}
         for table in schema.tables:
-            columns = {self.key(column.name, True): column.kinds for column in table.columns}
-            key = self.key(table.name, True)
+            columns = {self.key(column.name.encode(), True): column.kinds for column in table.columns}
+            key = self.key(table.name.encode(), True)
             self.tables.setdefault(key, Relation(key, columns, len(table.columns)))
             for name, kinds in columns.items():
                 self.columns[name] = self.columns.get(name, 0) | kinds
         self.functions = dialect.functions
-        self.unquoted = frozenset(
-            self.key(name, True)
-            for table in schema.tables
-            for name in (table.name, *(column.name for column in table.columns))
-            if usable_unquoted(name, dialect)
-        )
 
-    def key(self, name: str, quoted: bool) -> str:
-        """What makes two spellings the same name."""
+    def key(self, written: bytes, quoted: bool) -> str:
+        """What makes two spellings the same name: its bytes, one a character, so that half a character begins a name too."""
         # Of bytes `lower` folds ASCII alone, as the databases do.
-        return name if quoted and self.dialect.folds_case else name.encode().lower().decode()
+        return (written if quoted and self.dialect.folds_case else written.lower()).decode("latin-1")
 
-    @cached_property
-    def table_names(self) -> tuple[str, ...]:
-        return tuple(self.tables)
+    def is_unquoted(self, key: str) -> bool:
+        """Whether a name may be written without quotes."""
+        found = self._unquoted.get(key)
+        if found is None:
+            name = key.encode("latin-1").decode()
+            found = self._unquoted[key] = usable_unquoted(name, self.dialect)
+        return found
 
     def may_be_alias(self, name: str, relations: Iterable[str], begun: bool) -> bool:
         """Whether a name is taken for an alias that nothing announces, neither AS nor a FROM before it.
@@ -175,7 +175,9 @@ class Names:
         it in their order, from the first on (stu, cd for cars_data), with a number perhaps. What a name begins with is taken
         if the name is.
         """
-        if len(name) <= self.forward_alias:
+        if any(quote in name for quote in self.dialect.quotes):
+            return False
+        if len(name) <= self.forward_alias and not (len(name) == self.forward_alias and name in self.reserved):
             return True
         stem = name.rstrip("0123456789")
         if len(name) - len(stem) > 2:
@@ -257,6 +259,11 @@ def is_open(query: Query) -> bool:
     return query.clause in ("begin", "with", "items")
 
 
+def orders_result(query: Query) -> bool:
+    """Whether only columns of the result can be named: in ORDER BY after several SELECTs."""
+    return query.clause in ("order", "limit") and query.arms > 1
+
+
 def takes_aliases(query: Query) -> bool:
     return query.clause in ("group", "having", "order")
 
@@ -274,7 +281,7 @@ def refer(frame: Frame, names: Names, qualifier: str | None, name: str) -> tuple
         if not kinds:
             return None
         return kinds, with_query(frame, pending=(*query.pending, Reference(qualifier, name)))
-    if query.clause in ("order", "limit") and query.arms > 1:
+    if orders_result(query):
         # Of several SELECTs only the columns of the result can be named.
         found = [output.kinds for output in query.first or () if output.name == name and not output.star]
         return (found[0], frame) if found and qualifier is None else None
@@ -282,6 +289,9 @@ def refer(frame: Frame, names: Names, qualifier: str | None, name: str) -> tuple
         return query.aliases[name], frame
     kinds = look_up(query, qualifier, name)
     if kinds > 0:
+        if query.clause == "on" and qualifier is None and names.dialect.name == "sqlite":
+            # SQLite looks for it in what FROM will still name, too.
+            frame = with_query(frame, pending=(*query.pending, Reference(None, name)))
         return kinds, frame
     if kinds == 0 or outer is None:
         return None
@@ -318,7 +328,7 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
     query = query_frame.query
     outer = enclosing(query_frame)
     if not is_open(query):
-        if query.clause in ("order", "limit") and query.arms > 1:
+        if orders_result(query):
             if qualifier is None:
                 yield from ((output.name, output.kinds) for output in query.first or () if output.name)
             return
@@ -326,12 +336,16 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
             yield from query.aliases.items()
         for source in query.sources:
             if qualifier is None:
-                yield from source.relation.columns.items()
+                for name, kinds in source.relation.columns.items():
+                    if look_up(query, None, name):
+                        yield name, kinds
             elif source.alias == qualifier:
                 yield from source.relation.columns.items()
                 return
         if outer is not None:
-            yield from candidates(outer, names, qualifier)
+            for name, kinds in candidates(outer, names, qualifier):
+                if qualifier is not None or look_up(query, None, name) < 0:
+                    yield name, kinds
         return
     if qualifier is None:
         yield from names.columns.items()
@@ -360,7 +374,7 @@ def qualifiers(frame: Frame, names: Names) -> Iterator[str]:
         yield from names.tables
         yield from (relation.name for relation in ctes_in_scope(query_frame))
     else:
-        if query.clause in ("order", "limit") and query.arms > 1:
+        if orders_result(query):
             return
         yield from (source.alias for source in query.sources)
     if (outer := enclosing(query_frame)) is not None:
@@ -372,6 +386,8 @@ def hopes_for_names(frame: Frame) -> bool:
     query_frame = innermost_query(frame)
     if is_open(query_frame.query):
         return True
+    if orders_result(query_frame.query):
+        return False
     outer = enclosing(query_frame)
     return outer is not None and hopes_for_names(outer)
 

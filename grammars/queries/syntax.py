@@ -19,7 +19,7 @@ from grammars.queries.schema import Schema
 
 CONSTANTS = ("null", "true", "false", "current_date", "current_time", "current_timestamp")
 FIELDS = ("year", "month", "day", "hour", "minute", "second", "quarter", "week", "dow", "doy", "epoch")
-PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 
 
 def usable_unquoted(name: str, dialect: Dialect) -> bool:
@@ -42,7 +42,7 @@ def lark_of_schema(
     columns = [column.name for table in schema.tables for column in table.columns]
     parts = [
         _terminals(tables, columns, dialect, name_length, bare_length, string_length),
-        _TOP.format(order=_order("o"), order_w=_order("w")),
+        _TOP.format(order=_order("o", dialect), order_w=_order("w", dialect)),
         _core("s", "s", dialect),
         _core("o", "o" if forward_columns else "s", dialect),
         _core("w", "w", dialect),
@@ -62,8 +62,9 @@ name: ALIAS | QUOTED
 """
 
 
-def _order(x: str) -> str:
-    return f' (W K_ORDER W K_BY W order_{x} (w "," w order_{x})*)? (W K_LIMIT W INTEGER (W K_OFFSET W INTEGER)?)?'
+def _order(x: str, dialect: Dialect) -> str:
+    more = '(W K_OFFSET W INTEGER | w "," w INTEGER)?' if dialect.limit_comma else "(W K_OFFSET W INTEGER)?"
+    return f' (W K_ORDER W K_BY W order_{x} (w "," w order_{x})*)? (W K_LIMIT W INTEGER {more})?'
 
 
 def _core(x: str, items: str, dialect: Dialect) -> str:
@@ -74,12 +75,13 @@ def _core(x: str, items: str, dialect: Dialect) -> str:
     column = "COLUMN" if x == "s" else "ALIAS | QUOTED | COLUMN"
     condition = rf'(W K_ON W expr_{x} | W K_USING w "(" w cname_{x} (w "," w cname_{x})* w ")")'
     condition += "" if dialect.condition_required else "?"
-    kinds = "W (K_INNER W)? K_JOIN W | W (K_LEFT | K_RIGHT | K_FULL) W (K_OUTER W)? K_JOIN W"
-    kinds = kinds if dialect.full_join else kinds.replace(" | K_FULL", "")
+    inner = "W (K_INNER W)? K_JOIN W"
+    sides = f"W (K_LEFT | K_RIGHT{' | K_FULL' if dialect.full_join else ''}) W (K_OUTER W)? K_JOIN W"
     derived = rf'"(" w {query} w ")"' + (" named" if dialect.derived_alias_required else " named?")
 
     def joins(source: str) -> str:
-        return rf'w "," w {source} | ({kinds}) {source} {condition} | W (K_CROSS | K_NATURAL) W K_JOIN W {source}'
+        plain = rf"W (K_CROSS | K_NATURAL) W K_JOIN W {source} | W K_NATURAL ({sides}) {source}"
+        return rf'w "," w {source} | ({inner} | {sides}) {source} {condition} | {plain}'
 
     if x == "s":
         sources = rf"from_s: table_s join_s*{chr(10)}join_s: {joins('table_s')}"
@@ -95,8 +97,13 @@ derived_o: {derived}"""
 join_w: {joins("(table_w | derived_w)")}
 derived_w: {derived}"""
     table = "(ALIAS | QUOTED | TABLE)" if x == "w" else "TABLE"
-    likes = " | ".join(f"K_{like.upper()}" for like in dialect.likes)
+    globs = " | ".join(f"K_{like.upper()}" for like in dialect.likes if like == "glob")
+    likes = " | ".join(f"K_{like.upper()}" for like in dialect.likes if like != "glob")
+    likes = f"(W K_NOT)? W ({likes}) W arith_{x} (W K_ESCAPE W ESCAPED)?"
+    likes += f" | (W K_NOT)? W {globs} W arith_{x}" if globs else ""
+    what_is = f"arith_{x}" if dialect.is_compares else "K_NULL"
     casts = ' (w "::" w TYPE)?' if dialect.casts else ""
+    casts = " (W K_COLLATE W COLLATION)?" if dialect.is_compares else casts
     extract = rf' | K_EXTRACT "(" w FIELD W K_FROM W expr_{x} w ")" | K_INTERVAL W STRING' if dialect.casts else ""
     quoted_string = " | DOUBLE_QUOTED" if dialect.double_quoted_strings else ""
     distinct_from = (
@@ -117,12 +124,12 @@ exprs_{x}: expr_{x} (w "," w expr_{x})*
 expr_{x}: unit_{x} (W (K_AND | K_OR) W unit_{x})*
 unit_{x}: (K_NOT W)* arith_{x} tail_{x}?
 tail_{x}: w COMPARISON w arith_{x}
-    | W K_IS W (K_NOT W)? K_NULL{distinct_from}
-    | (W K_NOT)? W ({likes}) W arith_{x}
+    | W K_IS W (K_NOT W)? {what_is}{distinct_from}
+    | {likes}
     | (W K_NOT)? W K_IN w "(" w ({query} | exprs_{x}) w ")"
     | (W K_NOT)? W K_BETWEEN W arith_{x} W K_AND W arith_{x}
 arith_{x}: cast_{x} (w ARITHMETIC w cast_{x} | w STAR w cast_{x})*
-cast_{x}: operand_{x}{casts}
+cast_{x}: (SIGN w)? operand_{x}{casts}
 operand_{x}: NUMBER | STRING{quoted_string} | CONSTANT | column_{x}
     | FUNCTION "(" w exprs_{x}? w ")"
     | AGGREGATE "(" w (K_DISTINCT W)? exprs_{x} w ")" rest_{x}
@@ -154,14 +161,19 @@ def _terminals(
         rf'"([^"\x00-\x1f]){{1,{name_length}}}"' if quote == '"' else rf"`([^`\x00-\x1f]){{1,{name_length}}}`"
         for quote in dialect.quotes
     ]
+    inside = r"\x00-\x1f" + (r"\\" if dialect.escapes_in_strings else "")
+    wide = "K_ROWS | K_GROUPS" if dialect.frame_groups else "K_ROWS"
     lines = [
         *(f"K_{word.upper()}: /{_either([word])}/" for word in sorted(KEYWORDS | {"count"})),
         r"W: /[ \t\r\n]{1,12}/",
         'STAR: "*"',
-        r"NUMBER: /-?[0-9]{1,15}(\.[0-9]{1,15})?/",
+        'SIGN: "-" | "+"',
+        r"NUMBER: /[0-9]{1,15}(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?/",
         r"INTEGER: /[0-9]{1,9}/",
-        rf"STRING: /'([^'\x00-\x1f]|''){{0,{string_length}}}'/",
-        rf'DOUBLE_QUOTED: /"([^"\x00-\x1f]|""){{0,{string_length}}}"/',
+        rf"STRING: /'([^'{inside}]|''){{0,{string_length}}}'/",
+        rf'DOUBLE_QUOTED: /"([^"{inside}]|""){{0,{string_length}}}"/',
+        rf"ESCAPED: /'[^'{inside}]'/",
+        "COLLATION: /" + _either(("nocase", "binary", "rtrim")) + "/",
         'COMPARISON: "=" | "!=" | "<>" | "<" | "<=" | ">" | ">="' + (' | "=="' if dialect.name in ("sqlite", "duckdb") else ""),
         'ARITHMETIC: "+" | "-" | "/" | "%"' + ("" if dialect.name == "mysql" else ' | "||"'),
         f"CONSTANT: /{_either(CONSTANTS)}/",
@@ -183,11 +195,13 @@ def _terminals(
         "setop: " + " | ".join(
             f"K_{op.upper()}" + (" (W K_ALL)?" if op in dialect.set_all else "") for op in ("union", "intersect", "except")
         ),
-        "frame: (K_ROWS | K_RANGE) W (low | K_BETWEEN W low W K_AND W high) | K_ROWS W K_BETWEEN W near W K_AND W far",
+        f"frame: K_RANGE W (low | K_BETWEEN W low W K_AND W high) | ({wide}) W (low | before | K_BETWEEN W between)",
         "low: K_UNBOUNDED W K_PRECEDING | K_CURRENT W K_ROW",
         "high: K_CURRENT W K_ROW | K_UNBOUNDED W K_FOLLOWING",
-        "near: low | INTEGER W K_PRECEDING",
-        "far: high | INTEGER W K_FOLLOWING",
+        "before: INTEGER W K_PRECEDING",
+        "after: INTEGER W K_FOLLOWING",
+        "between: (K_UNBOUNDED W K_PRECEDING | before) W K_AND W (before | high | after)"
+        " | K_CURRENT W K_ROW W K_AND W (high | after) | after W K_AND W (after | K_UNBOUNDED W K_FOLLOWING)",
     ]  # fmt: skip
     return "\n".join(lines)
 
