@@ -73,7 +73,7 @@ def reward_named(spec: str | Mapping[str, Any]) -> Reward:
     options: Mapping[str, Any] = {}
     if isinstance(spec, str):
         name = spec
-    elif len(spec) == 1 and isinstance(next(iter(spec.values())), Mapping):
+    elif isinstance(spec, Mapping) and len(spec) == 1 and isinstance(next(iter(spec.values())), Mapping):
         ((name, options),) = spec.items()
     else:
         raise RequestError(f"reward={spec!r:.80}: a name was wanted, or an object with one name and its options")

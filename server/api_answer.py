@@ -12,6 +12,7 @@ import numpy as np
 
 from samplers.population import log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
+from samplers.potential import charge
 
 if TYPE_CHECKING:
     from decoding.request import Result, TraceStep
@@ -28,11 +29,15 @@ class Answer:
     particle     the index of the selected one
     log_weights  float64 [N] of the particles that could be selected, -inf for the others: where any text has come to its end
                  within max_tokens these are the ended ones (the target is conditioned on ending), otherwise the cut ones
+    rewards      float64 [N], where a reward selects
+    charged      float64 [N] log_weights with the rewards in them, up to a constant: what the selection goes by
     """
 
     result: Result
     particle: int
     log_weights: np.ndarray
+    rewards: np.ndarray | None
+    charged: np.ndarray
 
     @property
     def text(self) -> str:
@@ -54,7 +59,8 @@ class Answer:
 
     @cached_property
     def weights(self) -> np.ndarray:
-        return normalise(self.log_weights)
+        """float64 [N] that sum to 1: the law the particle was selected by."""
+        return normalise(self.charged)
 
     @property
     def ess(self) -> float:
@@ -68,6 +74,8 @@ class Answer:
             "log_z": finite(self.log_z),
             "ess": self.ess,
         }
+        if self.rewards is not None:
+            told["reward"] = finite(self.rewards[self.particle])
         if particles:
             result = self.result
             told["particles"] = [
@@ -76,6 +84,9 @@ class Answer:
                     result.texts, self.log_weights, self.weights, result.finish_reasons, strict=True
                 )
             ]
+            if self.rewards is not None:
+                for one, reward in zip(told["particles"], self.rewards, strict=True):
+                    one["reward"] = finite(reward)
             told["ess_history"] = list(result.stats.ess_history)
             told["ancestry"] = [[step, parents] for step, parents in result.ancestry]
         return told
@@ -86,9 +97,10 @@ class Answer:
         return self.result.trace[self.particle]
 
 
-def answer_of(result: Result, select: str) -> Answer:
+def answer_of(result: Result, select: str, rewards: np.ndarray | None = None, temperature: float = 1.0) -> Answer:
     """Select a particle. select: "sample" draws it in proportion to its weight, "best" takes the likeliest text.
 
+    rewards      float64 [N]: each weight is then multiplied by exp(reward / temperature)
     Raises the result's own error where it has one.
     """
     result.raise_for_error()
@@ -96,14 +108,15 @@ def answer_of(result: Result, select: str) -> Answer:
     log_weights = np.where(ended, result.log_weights, -np.inf)
     if not np.any(log_weights > -np.inf):
         log_weights = np.asarray(result.log_weights)
+    charged = log_weights if rewards is None else charge(log_weights, rewards, temperature)
     if select == "best":
-        best = next(iter(posterior(result.texts, log_weights)))
-        particle = next(i for i, text in enumerate(result.texts) if text == best and log_weights[i] > -math.inf)
+        best = next(iter(posterior(result.texts, charged)))
+        particle = next(i for i, text in enumerate(result.texts) if text == best and charged[i] > -math.inf)
     else:
-        drawn = draw_one(log_weights, result.seed)
+        drawn = draw_one(charged, result.seed)
         assert drawn is not None, "a result without an error has a particle that lives"
         particle = drawn
-    return Answer(result, particle, log_weights)
+    return Answer(result, particle, log_weights, rewards, charged)
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, Any]:

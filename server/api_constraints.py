@@ -26,6 +26,7 @@ class Names:
 
     constraints: frozenset[str] = frozenset()
     databases: frozenset[str] = frozenset()
+    rewards: frozenset[str] = frozenset()
 
 
 def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:

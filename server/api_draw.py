@@ -9,27 +9,34 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from samplers.randomness import derive_seed
 from server.api_answer import Answer, answer_of, totals, usage
-from server.api_errors import api_error
+from server.api_errors import ApiError, api_error
 from server.api_request import Asked
 from server.api_shapes import Shape
 
 if TYPE_CHECKING:
-    from decoding.request import Chunk, Request
+    from decoding.request import Chunk, Request, Result
     from decoding.vllm_service import Passenger, Service
+    from samplers.reward import Reward
 
 # Progress of several particles goes out no more often than this.
 PROGRESS_EVERY_S = 0.25
+# A judge that hangs: its thread cannot be ended, the request can.
+REWARD_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True)
 class Job:
     """What is drawn for one HTTP request.
 
-    draws   the request of every choice, and its prompt as vLLM's renderer made it
+    draws    the request of every choice, and its prompt as vLLM's renderer made it
+    reward   what selects, where `asked.best_of` is there; prompts: for the judge, one for each draw
     """
 
     service: Service
@@ -38,6 +45,8 @@ class Job:
     model: str
     draws: Sequence[tuple[Request, Any]]
     passenger: Passenger
+    reward: Reward | None = None
+    prompts: Sequence[str] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -53,7 +62,7 @@ class Job:
 
 async def whole(job: Job) -> dict[str, Any]:
     """The response with all choices. Raises ApiError; cancelling it frees the rows of all."""
-    tasks = [asyncio.create_task(_drawn(job, *draw)) for draw in job.draws]
+    tasks = [asyncio.create_task(_drawn(job, k)) for k in range(len(job.draws))]
     try:
         answers = await asyncio.gather(*tasks)
     finally:
@@ -64,20 +73,55 @@ async def whole(job: Job) -> dict[str, Any]:
     return {**job.envelope(job.shape.whole, choices), "usage": usage_of(job, answers), **totals(answers)}
 
 
-async def _drawn(job: Job, request: Request, engine_input: Any) -> Answer:
+async def _drawn(job: Job, k: int) -> Answer:
+    request, engine_input = job.draws[k]
     async with aclosing(job.service.draw(request, engine_input, passenger=job.passenger)) as chunks:
         async for chunk in chunks:
             if chunk.result is not None:
-                return _answer(job, chunk)
+                return await _answer(job, k, chunk.result)
     raise AssertionError("a draw ends with its result")
 
 
-def _answer(job: Job, chunk: Chunk) -> Answer:
-    assert chunk.result is not None
+async def _answer(job: Job, k: int, result: Result) -> Answer:
+    best_of = job.asked.best_of
     try:
-        return answer_of(chunk.result, job.asked.select)
+        if best_of is None:
+            return answer_of(result, job.asked.select)
+        result.raise_for_error()
+        assert job.reward is not None
+        rewards = await asyncio.wait_for(
+            asyncio.to_thread(_rewards, job.reward, job.prompts[k], result), REWARD_TIMEOUT_S
+        )
+        return answer_of(result, job.asked.select, rewards, best_of.temperature)
+    except TimeoutError:
+        raise ApiError(
+            HTTPStatus.UNPROCESSABLE_ENTITY,
+            f"the reward took longer than {REWARD_TIMEOUT_S:g} s",
+            "reweigh.best_of.reward",
+            "reward_failed",
+        ) from None
     except Exception as error:
         raise api_error(error, job.asked.constraint_param) from error
+
+
+def _rewards(reward: Reward, prompt: str, result: Result) -> np.ndarray:
+    """float64 [N]; NaN for the dead, who are not judged."""
+    from decoding.rewarding import rewards_for
+    from samplers.reward import Candidate
+
+    living = np.flatnonzero(result.log_weights > -np.inf)
+    candidates = [
+        Candidate(
+            prompt,
+            result.texts[i],
+            float(result.log_probs[i]),
+            len(result.tokens[i]) + (result.finish_reasons[i] == "stop"),
+        )
+        for i in living
+    ]
+    rewards = np.full(len(result.texts), np.nan)
+    rewards[living] = rewards_for(reward, candidates, "error")
+    return rewards
 
 
 async def events(job: Job) -> AsyncIterator[str]:
@@ -105,7 +149,7 @@ async def events(job: Job) -> AsyncIterator[str]:
                 told = time.monotonic()
                 yield f": choice={k} step={chunk.step} live={chunk.live} ess={chunk.ess:.2f}\n\n"
             if chunk.result is not None:
-                answers[k] = _answer(job, chunk)
+                answers[k] = await _answer(job, k, chunk.result)
                 pieces = job.shape.rest(k, answers[k], as_made, job.asked)
                 for piece in pieces[:-1]:
                     yield _event(job, [piece])

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from grammars.errors import RequestError
+from samplers.reward import reward_named
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
 from server.api_schemas import checked_schema, shown, strict_schema
@@ -75,7 +77,21 @@ _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
     "return_particles", "show_schema", "thinking", "best_of", "detox", "debias",
 }  # fmt: skip
-_LATER = {"best_of": "reward-weighted best-of-k", "detox": "detoxification", "debias": "debiasing"}
+# Rewards whose options may come in a body: cheap ones. JSON is better asked for as a constraint.
+_REWARDS = ("mean_logprob", "exact_match", "numeric_match")
+_LATER = {"detox": "detoxification", "debias": "debiasing"}
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Selection by a reward among the k particles of a choice: in proportion to weight times exp(reward / temperature).
+
+    reward       a name, or {name: options}
+    temperature  in units of the reward; 0 takes the highest
+    """
+
+    reward: str | Mapping[str, Any]
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,7 @@ class Asked:
     settings         what `decoding.asking.settings_of` takes; max_tokens is the caller's to add
     logprobs         None, or how many alternatives to tell of for each token
     thinking         the marker that ends what the model thinks before it answers
+    best_of          the reward that selects, if one does
     """
 
     spec: Spec | None
@@ -106,6 +123,7 @@ class Asked:
     logprobs: int | None
     return_particles: bool
     thinking: str | None
+    best_of: BestOf | None = None
 
     @property
     def particles(self) -> int:
@@ -157,6 +175,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
             )
         if name in _LATER and own[name] is not None:
             raise bad(f"reweigh.{name}: {_LATER[name]} is not served yet", f"reweigh.{name}", "not_implemented")
+    best_of, k = _best_of(own, names)
     tools = tools_of(body) if chat else None
     spec, param, instruction = _constraint(body, own, names)
     if tools is not None:
@@ -177,13 +196,14 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
         n=_count(body, "n", 1, MOST_CHOICES, "n"),
         select=_one_of(own, "select", ("sample", "best"), "sample"),
         seed=_seed(body, own),
-        settings=_settings(body, own),
+        settings=_settings(body, {**own, **k}),
         max_tokens=_max_tokens(body, chat),
         stream=body.get("stream") is True,
         include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
         logprobs=_logprobs(body, chat),
         return_particles=_flag(own, "return_particles"),
         thinking=marker if spec is not None else None,
+        best_of=best_of,
     )
 
 
@@ -275,6 +295,40 @@ def _settings(body: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]
     if own.get("sampler") is not None:
         settings["sampler"] = own["sampler"]
     return settings
+
+
+def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[str, int]]:
+    """Selection by a reward, and the particles it selects from."""
+    given, place = own.get("best_of"), "reweigh.best_of"
+    if given is None:
+        return None, {}
+    if not isinstance(given, Mapping) or "reward" not in given:
+        raise bad(f'{place}: an object with "reward", and with "k" and "temperature" if wanted, was wanted', place)
+    if unknown := sorted(map(str, given.keys() - {"k", "reward", "temperature"})):
+        raise bad(
+            f"{place}.{unknown[0]} is not known; there are k, reward, temperature",
+            f"{place}.{unknown[0]}",
+            "unknown_field",
+        )
+    k = _count(given, "k", 1, MOST_PARTICLES, f"{place}.k") if given.get("k") is not None else own.get("particles")
+    if own.get("particles") is not None and own["particles"] != k:
+        raise bad(
+            f"{place}.k is {k} and reweigh.particles {_short(own['particles'])}: they are one number", f"{place}.k"
+        )
+    if k is None:
+        raise bad(f"{place}.k: how many to select from was wanted", f"{place}.k")
+    reward = given["reward"]
+    if not isinstance(reward, str) or reward not in names.rewards:
+        kind = next(iter(reward), None) if isinstance(reward, Mapping) else reward
+        if kind not in _REWARDS:
+            listed = ", ".join(sorted({*names.rewards, *_REWARDS}))
+            raise bad(f"{place}.reward: {_short(reward)} is none; there are {listed}", f"{place}.reward")
+        try:
+            reward_named(reward)
+        except RequestError as error:
+            raise bad(f"{place}.reward: {error}", f"{place}.reward") from None
+    temperature = _number(given, "temperature", 1.0, 0.0, 1e9, f"{place}.temperature")
+    return BestOf(reward, temperature), {"particles": k}
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from samplers.reward import reward_named
 from server.api_constraints import Names
 from server.api_draw import Job, events, seeds, whole
 from server.api_errors import ApiError, api_error, bad
@@ -23,6 +24,7 @@ from server.compile_pool import CompilePool
 
 if TYPE_CHECKING:
     from decoding.vllm_service import Service
+    from samplers.reward import Reward
 
 router = APIRouter()
 # Fields of a body that say nothing of how its prompt is written.
@@ -42,6 +44,7 @@ class Backend:
     thinking: str | None
     templates_tools: bool
     schema_prompts: Mapping[str, str]
+    rewards: Mapping[str, Reward]
 
 
 @router.post("/v1/chat/completions")
@@ -238,7 +241,25 @@ def _job(
     except ValueError as error:
         raise api_error(error, place if "tokens" in str(error) else None) from error
     passenger = Passenger(lora, serving._get_priority(request, raw_request))
-    return Job(backend.service, shape, asked, serving.models.model_name(lora), draws, passenger)
+    model = serving.models.model_name(lora)
+    if asked.best_of is None:
+        return Job(backend.service, shape, asked, model, draws, passenger)
+    name = asked.best_of.reward
+    reward = backend.rewards[name] if isinstance(name, str) and name in backend.rewards else reward_named(name)
+    prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
+    return Job(backend.service, shape, asked, model, draws, passenger, reward, prompts)
+
+
+def _prompt_text(request: Any, k: int) -> str:
+    """What a judge is shown of the prompt: the last user's message, or the k-th prompt where it came as text."""
+    messages = getattr(request, "messages", None)
+    if messages is None:
+        prompt = request.prompt
+        return prompt if isinstance(prompt, str) else prompt[k] if isinstance(prompt[k], str) else ""
+    asked = next((one.get("content") for one in reversed(messages) if one.get("role") == "user"), "")
+    if isinstance(asked, str):
+        return asked
+    return "".join(part.get("text", "") for part in asked or () if isinstance(part, Mapping))
 
 
 def _instruction(backend: Backend, asked: Asked, body: Mapping[str, Any]) -> str | None:

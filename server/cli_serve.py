@@ -27,12 +27,13 @@ example:
 class Told:
     """What the operator has told the server, beside vLLM's own arguments.
 
-    places     name -> module:object of a constraint; databases: name -> file or URL
+    places     name -> module:object of a constraint; databases: name -> file or URL; rewards: name -> module:object
     """
 
     gate: Gate
     places: dict[str, str] = field(default_factory=dict)
     databases: dict[str, str] = field(default_factory=dict)
+    rewards: dict[str, str] = field(default_factory=dict)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -47,6 +48,10 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--database", action="append", metavar="NAME=FILE_OR_URL",
         help="a database that requests may name to have queries of it written; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--reward", action="append", metavar="NAME=MODULE:OBJECT",
+        help="a reward that requests may name in best_of: fn(text) or fn(prompt, text); may be repeated",
     )  # fmt: skip
     command.add_argument(
         "--max-requests", type=int, default=256, metavar="N", help="under way at once; more get a 429 (default 256)"
@@ -74,7 +79,9 @@ def run(options: argparse.Namespace) -> int:
     }
     if both := places.keys() & databases.keys():
         raise UsageError(f"{min(both)} is both a --constraint and a --database: give them different names")
-    serve(options.model, options.vllm, Told(gate, {name: _place(at) for name, at in places.items()}, databases))
+    rewards = _pairs(options.reward, "--reward", "name=module:object")
+    told = Told(gate, _places(places, "--constraint"), databases, _places(rewards, "--reward"))
+    serve(options.model, options.vllm, told)
     return OK
 
 
@@ -90,7 +97,11 @@ def _pairs(given: Sequence[str] | None, option: str, form: str) -> dict[str, str
     return pairs
 
 
-def _place(text: str) -> str:
+def _places(given: dict[str, str], option: str) -> dict[str, str]:
+    return {name: _place(text, option) for name, text in given.items()}
+
+
+def _place(text: str, option: str) -> str:
     """`module:object` as every process can import it: a file's folder, and the current one, are looked in."""
     import sys
 
@@ -99,7 +110,7 @@ def _place(text: str) -> str:
     if module.endswith(".py"):
         path = Path(module).absolute()
         if not path.is_file():
-            raise UsageError(f"--constraint {text}: there is no file {module}")
+            raise UsageError(f"{option} {text}: there is no file {module}")
         folder, module = str(path.parent), path.stem
     if folder not in sys.path:
         sys.path.insert(0, folder)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
+from grammars.errors import EngineError
 from server.api_constraints import Names
 from server.api_errors import ApiError
 from server.api_routes import Backend, error_response
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from vllm.engine.protocol import EngineClient
 
     from decoding.vllm_service import Service
+    from samplers.reward import Reward
 
 ROUTES = frozenset({
     "/", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/models/{model:path}", "/health", "/metrics",
@@ -82,7 +84,10 @@ class Endpoints:
         state.reweigh = Backend(
             service=service,
             compiler=compiler,
-            names=Names(frozenset(told.places) | frozenset(told.databases), frozenset(told.databases)),
+            names=Names(
+                frozenset(told.places) | frozenset(told.databases), frozenset(told.databases), frozenset(told.rewards)
+            ),
+            rewards={name: _reward(name, place) for name, place in told.rewards.items()},
             thinking=_thinking_marker(args, engine_client.get_tokenizer()),
             templates_tools="tools" in str(template),
             schema_prompts={name: _schema_prompt(url) for name, url in told.databases.items()},
@@ -139,6 +144,19 @@ def _thinking_marker(args: Namespace, tokenizer: Any) -> str | None:
         )
         return None
     return marker
+
+
+def _reward(name: str, place: str) -> Reward:
+    """The reward that stands at `module:object`: a function, or an object with `score`."""
+    import importlib
+
+    from decoding.rewarding import reward_of
+
+    module, _, attribute = place.partition(":")
+    try:
+        return reward_of(getattr(importlib.import_module(module), attribute))
+    except Exception as error:  # whatever the operator's module does when it is imported
+        raise EngineError(f"reward {name!r}: {place} cannot be had: {type(error).__name__}: {error}") from error
 
 
 def _schema_prompt(url: str) -> str:

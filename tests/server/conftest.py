@@ -40,6 +40,14 @@ def raises_late(text, complete):
     return True
 
 
+def short(prompt, text):
+    return -len(text)
+
+
+def fails(text):
+    raise RuntimeError("this reward fails")
+
+
 def hangs(text, complete):
     while len(text) > 2:
         pass
@@ -126,6 +134,7 @@ def operator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     """The server that tests share; one that a test must break, it starts itself."""
     constraints = [f"--constraint={name}=rules.py:{name}" for name in ("even", "raises", "raises_late", "hangs")]
-    server = start_server(operator_folder, *constraints, "--database=shop=shop.sqlite")
+    rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails")]
+    server = start_server(operator_folder, *constraints, *rewards, "--database=shop=shop.sqlite")
     yield server
     stop_server(server.process)

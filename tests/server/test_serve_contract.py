@@ -254,6 +254,35 @@ def test_logprobs_of_p_and_under_the_constraint_have_names_of_their_own(serving:
     assert columns.text_offset[0] == 0
 
 
+# Rewards
+
+
+@pytest.mark.parametrize(("reward", "temperature"), [("short", 0), ("short", 2.0), ("mean_logprob", 0.1)])
+def test_a_reward_selects_among_k(serving: Serving, reward: str, temperature: float):
+    asked = {"constraint": {"regex": "[0-9]{1,8}"}, "best_of": {"k": 6, "reward": reward, "temperature": temperature}}
+    choice = complete(serving, extra_body={"reweigh": {**asked, "return_particles": True}}).choices[0]
+    particles = choice.particles
+    assert len(particles) == 6 and choice.reward in [one["reward"] for one in particles]
+    if reward == "short":
+        assert all(one["reward"] == -len(one["text"]) for one in particles)
+    best = max(one["reward"] for one in particles)
+    charged = [
+        math.exp(one["log_weight"] + ((one["reward"] - best) / temperature if temperature else 0.0))
+        * (temperature > 0 or one["reward"] == best)
+        for one in particles
+    ]
+    assert [one["weight"] for one in particles] == pytest.approx([weight / sum(charged) for weight in charged])
+    assert temperature or choice.reward == best
+
+
+def test_a_reward_with_a_reference_from_the_body(serving: Serving):
+    best_of = {"k": 8, "reward": {"numeric_match": {"reference": 7}}, "temperature": 0}
+    asked = {"constraint": {"regex": "[0-9]"}, "best_of": best_of, "return_particles": True}
+    choice = complete(serving, extra_body={"reweigh": asked}).choices[0]
+    assert choice.reward == max(one["reward"] for one in choice.particles)
+    assert all(one["reward"] == (one["text"] == "7") for one in choice.particles)
+
+
 # Tools
 
 
@@ -405,7 +434,13 @@ def test_the_asynchronous_client(serving: Serving):
         ({"top_p": 0.9, "reweigh": {}}, 400, "top_p", "unsupported_value"),
         ({"logit_bias": {"5": 1}, "reweigh": {}}, 400, "logit_bias", "unsupported_value"),
         ({"reweigh": {"constraints": {}}}, 400, "reweigh.constraints", "unknown_field"),
-        ({"reweigh": {"best_of": {"k": 4}}}, 400, "reweigh.best_of", "not_implemented"),
+        ({"reweigh": {"best_of": {"k": 4}}}, 400, "reweigh.best_of", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 0, "reward": "short"}}}, 400, "reweigh.best_of.k", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 2, "reward": "nothing"}}}, 400, "reweigh.best_of.reward", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 2, "reward": {"json_valid": {}}}}}, 400, "reweigh.best_of.reward", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 2, "reward": "short", "temperature": -1}}}, 400, "reweigh.best_of.temperature", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 2, "reward": "short"}, "particles": 3}}, 400, "reweigh.best_of.k", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 2, "reward": "fails"}}}, 422, "reweigh.best_of.reward", "reward_failed"),
         ({"reweigh": {"detox": 1.0}}, 400, "reweigh.detox", "not_implemented"),
         ({"reweigh": {"particles": 33}}, 400, None, "invalid_value"),
         ({"reweigh": {"constraint": "nobody"}}, 400, "reweigh.constraint", "invalid_value"),
