@@ -26,6 +26,7 @@ LETTERS = Vocabulary(
     (b"", *(bytes([c]) for c in range(97, 123)), *(f"{a}{b}".encode() for a in "abc" for b in "abcdef")), (0,), SIZE
 )
 PROMPT = [3, 4, 5]
+CONFIG: Any = SimpleNamespace(additional_config={})  # names no constraints
 
 
 def order(row: int, **changes: Any) -> Order:
@@ -48,7 +49,7 @@ class V1:
     """The V1 runner's side of the interface."""
 
     def __init__(self) -> None:
-        self.processor = vllm_processor.ReweighProcessor(None, torch.device("cpu"), False)  # type: ignore[arg-type]
+        self.processor = vllm_processor.ReweighProcessor(CONFIG, torch.device("cpu"), False)
         self.outputs: list[list[int]] = []
 
     def add(self, orders: list[Order], pasts: list[list[int]]) -> None:
@@ -80,7 +81,7 @@ class V2:
             prompt_len=SimpleNamespace(np=np.zeros(slots, dtype=np.int32)),
             prefill_len=SimpleNamespace(np=np.zeros(slots, dtype=np.int32)),
         )
-        self.processor = vllm_processor_v2.ReweighProcessorV2(None, self.states)  # type: ignore[arg-type]
+        self.processor = vllm_processor_v2.ReweighProcessorV2(CONFIG, self.states)  # type: ignore[arg-type]
         self.texts: dict[int, list[int]] = {}
 
     def add(self, slot: int, order: Order, prompt: list[int], output: list[int]) -> None:
@@ -178,7 +179,7 @@ def test_v2_slots_forget_their_last_occupant():
 def test_v1_rows_follow_their_moves_and_leave_others_alone():
     from vllm.v1.sample.logits_processor import MoveDirectionality
 
-    processor = vllm_processor.ReweighProcessor(None, torch.device("cpu"), False)  # type: ignore[arg-type]
+    processor = vllm_processor.ReweighProcessor(CONFIG, torch.device("cpu"), False)
     plain = SimpleNamespace(extra_args=None)
     outputs: list[list[int]] = [[], [], []]
     added = [(0, order_params(order(0)), PROMPT, outputs[0]), (1, plain, PROMPT, outputs[1])]
