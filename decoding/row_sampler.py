@@ -98,6 +98,7 @@ class RowSampler:
         self._gone: dict[tuple[str, int], Row] = {}
         self._only_eos = vocabulary.bitmask([vocabulary.eos])
         self._workspace = Workspace()
+        self._masks = np.empty((0, vocabulary.mask_words), dtype=np.int32)  # kept, as the workspace is
         self.riders: Mapping[tuple[str, int], tuple[int, ...]] = {}
         self.posts: dict[tuple[str, int], list[Post]] = {}
 
@@ -167,11 +168,15 @@ class RowSampler:
                 post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
             self.posts[row.key].append(post)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
-        lines = torch.as_tensor(list(places), device=logits.device)
         broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
         if broken:
             logits[broken] = 0.0
-        logits[lines, torch.tensor(chosen, device=logits.device)] = FORCED
+        if logits.device.type == "cpu":
+            # Through numpy: torch's indexing costs more than all else that is done here.
+            logits.numpy()[list(places), chosen] = FORCED
+        else:
+            lines = torch.tensor(list(places), device=logits.device)
+            logits[lines, torch.tensor(chosen, device=logits.device)] = FORCED
         return chosen
 
     def _riders(self, row: Row) -> tuple[int, ...]:
@@ -179,6 +184,10 @@ class RowSampler:
 
     def _kept(self, posts: Sequence[Post]) -> int:
         """The token of most particles that go on (the first among equals); the end where none does."""
+        if len(posts) == 1:
+            post = posts[0]
+            goes_on = not (post.is_eos or post.is_stop) and post.log_weight > -np.inf
+            return post.token if goes_on else self.vocabulary.eos
         going_on = [post.token for post in posts if not (post.is_eos or post.is_stop) and post.log_weight > -np.inf]
         return Counter(going_on).most_common(1)[0][0] if going_on else self.vocabulary.eos
 
@@ -237,9 +246,13 @@ class RowSampler:
             if bits is None:
                 continue
             if masks is None:
-                masks = np.full((len(rows), self.vocabulary.mask_words), -1, dtype=np.int32)
+                if len(self._masks) < len(rows):
+                    self._masks = np.empty((len(rows), self.vocabulary.mask_words), dtype=np.int32)
+                masks = self._masks[: len(rows)]
             masks[n] = bits
             masked[n] = True
+        if masks is not None and not masked.all():
+            masks[~masked] = -1
         return masks, masked
 
     def _is_last(self, row: Row, position: int) -> bool:

@@ -73,7 +73,8 @@ class StepRows:
         self._temperatures = temperatures
         self._bitmasks = bitmasks
         self._rows = rows
-        if np.any(temperatures != 1.0):
+        # Small things are done by Python or numpy where they can be: a call of torch costs as much as a row's chunk sums.
+        if temperatures.tolist().count(1.0) < num_rows:
             inverse = torch.from_numpy(1.0 / temperatures).to(device, torch.float32)
             logits = logits * inverse[:, None]
         masses = (workspace or Workspace()).softmax(logits)
@@ -82,11 +83,13 @@ class StepRows:
         # Sums of 256 float32 numbers are good to 1e-7; what is added over thousands of chunks is float64.
         self._sums = self._chunks.sum(-1).double()
         # A float32 softmax sums to 1 only to about 1e-6, the same way at every token: divide by what it really sums to.
-        self._log_scales = -torch.log(self._sums.sum(1))
+        totals = self._sums.sum(1).cpu().numpy()
         if bitmasks is not None:
             words = torch.from_numpy(np.ascontiguousarray(bitmasks))
             masses[:, :size] *= unpack_bits(words, size, device)
             self._sums = self._chunks.sum(-1).double()
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.log_scales = -np.log(totals)[rows]
         # One text for both libraries: numpy where the memory is the host's (a fifth of the overhead a call), torch elsewhere.
         on_host = device.type == "cpu"
         self._draw(
@@ -127,11 +130,9 @@ class StepRows:
         totals.append(sums.sum(1))
         self.tokens = _host(xp.stack(tokens, 1))
         self.drawn = _host(xp.stack(masses, 1)).astype(np.float64)
-        log_scales = self._log_scales.cpu().numpy()[self._rows]
-        self.log_scales = log_scales
         with np.errstate(divide="ignore", invalid="ignore"):
-            self.log_drawn = np.log(self.drawn) + log_scales[:, None]
-            self.log_totals = np.log(_host(xp.stack(totals, 1))) + log_scales[:, None]
+            self.log_drawn = np.log(self.drawn) + self.log_scales[:, None]
+            self.log_totals = np.log(_host(xp.stack(totals, 1))) + self.log_scales[:, None]
 
     def particle(self, n: int, stream: Stream) -> PrefetchedRow:
         """What particle n draws from."""
@@ -212,7 +213,10 @@ def _first_above(xp: Any, cdf: Any, points: Any) -> Any:
     cdf      float64 [N, C], non-decreasing; points float64 [N]
     returns  int64 [N]
     """
-    return xp.minimum((cdf <= points[:, None]).sum(1), (cdf < cdf[:, -1:]).sum(1))
+    index = (cdf <= points[:, None]).sum(1)
+    if (index == cdf.shape[1]).any():
+        return xp.minimum(index, (cdf < cdf[:, -1:]).sum(1))
+    return index
 
 
 def _host(array: Any) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from grammars.errors import RequestError
 from samplers import resampling as schemes
 from samplers.population import Population, effective_sample_size
 from samplers.randomness import MAX_SEED, Purpose, uniforms
+
+_STEPS = 16
 
 
 @dataclass(frozen=True)
@@ -88,14 +91,7 @@ class SMC:
         stepped = Population(log_weights, twists, population.step + 1)
         if not self._resamples(stepped, done):
             return stepped, None
-        drawn = uniforms(
-            np.array([self.seed], dtype=np.uint64),
-            np.zeros(1, dtype=np.int64),
-            np.array([stepped.step]),
-            0,
-            self.num_particles,
-            Purpose.RESAMPLE,
-        )[0]
+        drawn = _uniforms_of_steps(self.seed, stepped.step // _STEPS, self.num_particles)[stepped.step % _STEPS]
         twisted = stepped.twisted
         weights = np.exp(twisted - twisted.max())
         ancestors = schemes.keep_in_place(schemes.scheme(self.resampling)(weights / weights.sum(), drawn))
@@ -112,6 +108,18 @@ class SMC:
         # Equal weights have ESS = N up to rounding: they are not worth a draw.
         ess = effective_sample_size(population.twisted)
         return ess < self.ess_threshold * self.num_particles * (1.0 - 1e-12)
+
+
+@lru_cache(maxsize=64)
+def _uniforms_of_steps(seed: int, block: int, count: int) -> np.ndarray:
+    """What resampling draws from at steps block * _STEPS and after: made for several at once, a call costs the same.
+
+    returns  float64 [_STEPS, count], read-only
+    """
+    steps = np.arange(block * _STEPS, (block + 1) * _STEPS)
+    numbers = uniforms(np.full(_STEPS, seed, dtype=np.uint64), np.zeros_like(steps), steps, 0, count, Purpose.RESAMPLE)
+    numbers.flags.writeable = False
+    return numbers
 
 
 def _finite_or_dead(log_values: np.ndarray) -> np.ndarray:

@@ -60,6 +60,9 @@ class LookAheadSampler:
         if masked and state.mask_is_exact:
             return exact_draw(row, 0, masks)
         trials = Trials(row, state, masked)
+        if (masked or self.switch_after is None or self.switch_after > 1) and self.max_checks != 1:
+            # Whatever the first verdict is, a second token is tested: both go in one call.
+            trials.exists(1)
         i = 0
         while True:
             if i == self.switch_after and not masked:
