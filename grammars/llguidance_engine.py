@@ -143,6 +143,10 @@ class GuidedState:
             verdicts = [
                 validate([t]) == 1 if writes[t] else t == eos and matcher.is_accepting() for t in tokens.tolist()
             ]
+        if not any(verdicts) and self._mask is None:
+            # A lexer that met a limit refuses every token without a word. Only a mask says so, with the error.
+            mask = self.bitmask()
+            verdicts = [bool(mask[t >> 5] >> (t & 31) & 1) for t in tokens.tolist()]
         return np.array(verdicts, dtype=bool)
 
     def advance(self, token: int) -> GuidedState:
@@ -159,7 +163,10 @@ class GuidedState:
                 track = _Track(matcher, [])
             # Tested first, inside llguidance: a refused token leaves the matcher, and so this state, as it was.
             if matcher.try_consume_tokens([token]) != 1:
-                if matcher.is_error():
+                if not matcher.is_error():
+                    # Where the lexer met a limit, only a mask says so.
+                    matcher.compute_bitmask()
+                if matcher.is_error() and not matcher.get_error().startswith("NoExtension"):
                     raise constraint.broken(track)
                 raise AssertionError(f"token {token} ({constraint.vocabulary.bytes_of(token)!r}) is not accepted here")
             track.tokens.append(token)

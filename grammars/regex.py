@@ -82,6 +82,26 @@ class Regex(Language):
         return compile_guided(f"start: /{translated}/", vocabulary, explain)
 
 
+def _flattened(low: int, high: int, inner: Any) -> tuple[int, int, Any]:
+    """A repetition of a repetition as one, where the counts leave no gap: (a{1,100}){1,100} is a{1,10000}, and far cheaper."""
+    while len(inner) == 1:
+        kind, value = inner[0]
+        if kind is op.SUBPATTERN and not value[1] and not value[2]:
+            inner = value[3]
+            continue
+        if kind not in (op.MAX_REPEAT, op.MIN_REPEAT):
+            break
+        least, most, body = value
+        # From k to k + 1 times: the longest of the one must reach the shortest of the other.
+        if most is not op.MAXREPEAT and high != low and max(low, 1) * most + 1 < (max(low, 1) + 1) * least:
+            break
+        if low == 0 and least > 1:
+            break
+        unbounded = high != 0 and most != 0 and op.MAXREPEAT in (high, most)
+        low, high, inner = low * least, op.MAXREPEAT if unbounded else int(high) * int(most), body
+    return low, high, inner
+
+
 class Malformed(GrammarError):
     """A pattern that Python's `re` cannot read."""
 
@@ -161,7 +181,7 @@ class _Translation:
             _, added, removed, inner = value
             return "(?:" + self.sequence(inner, (flags | added) & ~removed, first, last) + ")"
         if kind is op.MAX_REPEAT or kind is op.MIN_REPEAT:
-            low, high, inner = value
+            low, high, inner = _flattened(*value)
             once = high == 1
             body = self.sequence(inner, flags, first and once, last and once)
             return f"(?:{body}){{{low},{'' if high is op.MAXREPEAT else high}}}"

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from grammars.errors import GrammarError
-from grammars.regex import Regex
+from grammars.regex import Regex, to_rust
 from tests.grammars.small import SMALL, is_member
 
 ATOMS = [
@@ -113,3 +113,29 @@ def test_what_is_not_regular_is_a_pattern(pattern, accepts, rejects):
         assert is_member(constraint, text), text
     for text in rejects:
         assert not is_member(constraint, text), text
+
+
+def test_nested_repetitions_are_followed_to_their_end():
+    """(a{1,100}){1,100} is a{1,10000}: as it stands the lexer gives up after a hundred letters."""
+    constraint = Regex("(a{1,100}){1,100}").compile(SMALL)
+    assert is_member(constraint, "a" * 10_000)
+    assert not is_member(constraint, "a" * 10_001) and not is_member(constraint, "")
+
+
+def test_nested_repetitions_become_one_only_where_the_counts_leave_no_gap():
+    counts = ("*", "+", "?", "{0}", "{2}", "{3}", "{0,2}", "{2,3}", "{2,4}", "{3,}")
+    for inner in counts:
+        for middle in counts:
+            for outer in counts:
+                pattern = f"((?:a{inner}){middle}){outer}"
+                written = re.compile(to_rust(pattern))
+                differ = [
+                    n for n in range(30) if bool(re.fullmatch(pattern, "a" * n)) != bool(written.fullmatch("a" * n))
+                ]
+                assert differ == [], (pattern, written.pattern)
+
+
+def test_a_lexer_that_met_its_limit_is_an_error_and_no_refusal():
+    constraint = Regex("(ab?){1,300}(a{1,50}b?){1,300}").compile(SMALL)
+    with pytest.raises(GrammarError, match="too costly"):
+        is_member(constraint, "a" * 2_000)
