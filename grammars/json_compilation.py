@@ -81,7 +81,8 @@ def compile_json(language: JsonSchema, vocabulary: Vocabulary) -> Compiled:
     constraint: Constraint = mask
     if not exact:
         planner = Planner(relaxed.ordered)
-        plan = planner.nothing if relaxed.exact else planner.plan((graph.root,))
+        # In a layout white space promises what comes after it, which only the judge can tell.
+        plan = planner.nothing if relaxed.exact and not layout else planner.plan((graph.root,))
         before = JsonState.before(plan, layout)
         if not any(before.read(byte) for byte in _FIRST_BYTES):
             raise Unsatisfiable("no JSON value satisfies the schema: its keywords contradict each other; loosen it")

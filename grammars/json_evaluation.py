@@ -554,8 +554,9 @@ def _whole_string(node: Node, text: str, length: int) -> int:
 
 
 def _begun_string(node: Node, text: str, length: int) -> int:
-    if node.max_length is not None and length > node.max_length:
-        return INVALID
+    if node.max_length is not None and length >= node.max_length:
+        # Only the closing quote may come.
+        return OPEN if length == node.max_length and _whole_string(node, text, length) != INVALID else INVALID
     if node.values is not None and not _one_begins(node.strings, text, None):
         return INVALID
     if node.begins is not None and not node.begins.may_come(text):

@@ -28,6 +28,9 @@ _BEGUN_NUMBER = re.compile(rb"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*|(?:\.[0-9]+)?(?:
 _WHOLE_NUMBER = re.compile(rb"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 _LITERALS = {0x74: (b"true", True), 0x66: (b"false", False), 0x6E: (b"null", None)}
 _ESCAPES = {0x22: '"', 0x5C: "\\", 0x2F: "/", 0x62: "\b", 0x66: "\f", 0x6E: "\n", 0x72: "\r", 0x74: "\t"}
+# Numbers of so many characters are what their nearest double is written as: it has 15 digits at least.
+EXACT_CHARACTERS = 15
+
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 _SPACES = frozenset(b" \t\n\r")
 
@@ -388,7 +391,15 @@ class JsonState:
         if not plan.nodes and not self.capture:
             return self._end_value((), None)
         number: Decimal | None = decimal_of(self.text.decode())
-        return number is not None and self._end_value(plan.number(number), number)
+        if number is None:
+            return False
+        verdicts = plan.number(number)
+        # What a reader makes of a number with a fraction or an exponent must be judged alike.
+        if len(self.text) > EXACT_CHARACTERS and not self.text.lstrip(b"-").isdigit():
+            read = decimal_of(repr(float(self.text)))
+            if read is None or plan.number(read) != verdicts:
+                return False
+        return self._end_value(verdicts, number)
 
     def _end_value(self, verdicts: Verdicts, key: Any) -> bool:
         """A value has ended, with verdicts that are no longer open. key: its `value_key`, where `capture`."""
@@ -502,8 +513,23 @@ class JsonState:
     # White space.
 
     def _space(self, byte: bytes) -> bool:
+        if not self.gap and not self._may_break():
+            return False
         self.gap += byte
         return any(gap.startswith(self.gap) for gap in self._gaps(None))
+
+    def _may_break(self) -> bool:
+        """Whether a gap may begin: inside brackets just opened it promises a member, after one the closing bracket."""
+        frame = self.frame
+        if frame is None or self.mode not in (_FIRST, _AFTER):
+            return True
+        ahead = self._copy()
+        if self.mode == _AFTER:
+            return ahead._close()
+        if frame.kind == ARRAY:
+            return ahead._next_item()
+        ahead.text = ""
+        return ahead._name_may_come()
 
     def _laid_out(self, byte: int) -> bool:
         gap, self.gap = self.gap, b""

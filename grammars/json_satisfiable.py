@@ -126,12 +126,16 @@ def _has_array(together: list[Node], kinds: list[int]) -> bool:
 
 def _has_object(together: list[Node], kinds: list[int]) -> bool:
     required = {key for one in together for key in one.required}
+    if any("\ud800" <= char <= "\udfff" for key in required for char in key):
+        # Half a character has no text.
+        return False
     most = min((one.max_properties for one in together if one.max_properties is not None), default=None)
     least = max(len(required), max(one.min_properties for one in together))
     if most is not None and least > most:
         return False
     for one in together:
-        closed = one.additional is not None and not kinds[one.additional.index]
+        others = _others(one)
+        closed = others is not None and not kinds[others.index]
         if closed and not one.patterns:
             possible = sum(1 for what in one.properties.values() if kinds[what.index])
             if possible < least:
@@ -142,11 +146,20 @@ def _has_object(together: list[Node], kinds: list[int]) -> bool:
 def _has_member(together: list[Node], key: str, kinds: list[int]) -> bool:
     shared = NULL | BOOLEAN | NUMBER | STRING | ARRAY | OBJECT
     for one in together:
-        for what in one.for_key(key)[0]:
+        listed, evaluated = one.for_key(key)
+        others = _others(one)
+        for what in listed if evaluated or others is None else [others]:
             shared &= kinds[what.index]
-        if one.names is not None and not kinds[one.names.index] & STRING:
+        if one.names is not None and not (kinds[one.names.index] & STRING and passes(one.names, key, Planner())):
             return False
     return shared != 0
+
+
+def _others(node: Node) -> Node | None:
+    """What the members must satisfy that a node does not list; None where it says nothing, or others may evaluate them."""
+    if node.additional is not None or next(node.in_place(), None) is not None:
+        return node.additional
+    return node.unevaluated_properties
 
 
 def passes(node: Node, value: object, planner: Planner) -> bool:

@@ -183,6 +183,9 @@ def test_keywords_beyond_the_mask_are_enforced(schema, accepted, refused):
         {"type": "object", "required": ["next"], "properties": {"next": {"$ref": "#"}}},
         {"type": "array", "minItems": 1, "items": {"$ref": "#"}},
         {"type": "object", "additionalProperties": False, "minProperties": 1},
+        {"type": "object", "unevaluatedProperties": False, "required": ["a"]},
+        {"type": "object", "propertyNames": {"enum": ["b"]}, "required": ["a"]},
+        {"type": "object", "required": ["\ud800"]},
         {"not": {}},
         {"enum": [1, 2], "not": {"enum": [2, 1.0]}},
         {"enum": ["\ud800"]},
@@ -256,3 +259,32 @@ def test_masks_and_predicates_together_judge_random_schemas_as_jsonschema_does()
                     assert is_member(constraint, text) == valid, (schema, text)
                     judged[valid] += 1
     assert min(judged) > 50
+
+
+@pytest.mark.parametrize(
+    ("schema", "text"),
+    [
+        ({"enum": [3, [100, 12, 10]]}, b"[\n  100\n"),
+        ({"type": "object", "required": ["a", "b"]}, b'{\n  "a": 1\n'),
+        ({"type": "object", "minProperties": 2}, b'{\n  "a": 1\n'),
+        ({"type": "array", "prefixItems": [{}], "maxItems": 0}, b"[\n"),
+    ],
+)
+def test_a_line_break_that_promises_what_cannot_come_is_refused(schema, text):
+    """In the pretty layout a break after a member promises the closing bracket, one after the opening bracket a member."""
+    constraint = JsonSchema(schema, whitespace="pretty").compile(SMALL)
+    assert by_bytes(constraint, text[:-1]) is not None
+    assert by_bytes(constraint, text) is None
+
+
+def test_a_string_of_its_greatest_length_is_judged_before_its_closing_quote():
+    constraint = JsonSchema({"type": "string", "maxLength": 2, "pattern": "(?<=a)b"}).compile(SMALL)
+    assert by_bytes(constraint, b'"bb') is None
+    assert is_member(constraint, '"ab"')
+
+
+def test_a_number_that_its_reader_would_judge_otherwise_is_refused():
+    """As a double 459208221592871212561290354218901.2 has no fraction, and is an integer to whoever reads it."""
+    constraint = JsonSchema({"type": "number", "not": {"type": "integer"}}).compile(SMALL)
+    assert not is_member(constraint, "459208221592871212561290354218901.2")
+    assert is_member(constraint, "459208221592.25")
