@@ -23,6 +23,7 @@ from tqdm import tqdm
 from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
 from decoding.request import Chunk, Request, Result
+from decoding.rewarding import selecting_of, with_rewards
 from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
@@ -106,6 +107,11 @@ class Engine:
         progress        show a bar; None: for many prompts on a terminal
         stop            texts at which a text ends (they are cut off) as it stands, whatever the constraint would still want:
                         the target is then over what the model writes up to there
+        reward          a judge of finished texts: fn(text) or fn(prompt, text), a name, {name: options}, or an object with score():
+                        the target is then p·1[C]·exp(reward / select_temperature); k is `particles` by another name
+        select_temperature  1.0, in units of the reward; 0 takes the highest reward
+        select          how `Result.best` is chosen with a reward: sample (default), in proportion, or argmax
+        unjudged        what to do with a text the judge answers None for: error (default), or drop
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 
@@ -115,7 +121,9 @@ class Engine:
         Raises RequestError, GrammarError (Unsatisfiable), PredicateError, DeadEnd, EngineError, TimeoutError.
         """
         _check_timeout(timeout_s)
+        selecting = selecting_of(options)
         requests, single = self._requests(prompts, messages, options)
+        asked = _asked(prompts, messages, single) if selecting is not None else []
         tickets = [self._ticket(request) for request in requests]
         show = progress if progress is not None else len(tickets) > 8 and os.isatty(2)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -124,7 +132,10 @@ class Engine:
             for ticket in tickets:
                 self._driver.submit(ticket)
             for request, ticket in tqdm(list(zip(requests, tickets, strict=True)), disable=not show, unit="prompt"):
-                results.append(self._await(request, ticket, deadline, timeout_s))
+                result = self._await(request, ticket, deadline, timeout_s)
+                # The texts of one prompt are judged while those of the others are still made.
+                judged = result if selecting is None else with_rewards(result, asked[len(results)], selecting)
+                results.append(judged)
         except BaseException:
             for ticket in tickets:
                 self._driver.abort(ticket)
@@ -144,6 +155,7 @@ class Engine:
     ) -> Result | list[Result]:
         """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows."""
         _check_timeout(timeout_s)
+        selecting = selecting_of(options)
         requests, single = await asyncio.to_thread(self._requests, prompts, messages, options)
         tickets = [self._ticket(request) for request in requests]
         try:
@@ -158,6 +170,13 @@ class Engine:
                 self._driver.abort(ticket)
             raise
         results = [self._await(request, ticket, None, None) for request, ticket in zip(requests, tickets, strict=True)]
+        if selecting is not None:
+            asked = _asked(prompts, messages, single)
+            judging = (
+                asyncio.to_thread(with_rewards, result, prompt, selecting)
+                for result, prompt in zip(results, asked, strict=True)
+            )
+            results = list(await asyncio.gather(*judging))
         if single:
             results[0].raise_for_error()
             return results[0]
@@ -338,6 +357,15 @@ class Engine:
         except CancelledError:
             raise EngineError("the request was aborted before it was done") from None
         return result_of(request, summary, self.vocabulary)
+
+
+def _asked(prompts: Any, messages: Any, single: bool) -> list[str]:
+    """What a judge is shown of every prompt: its text, or the last message of a conversation's user; "" for token ids."""
+    if messages is not None:
+        turns = [messages] if single else messages
+        last = (next((one for one in reversed(talk) if one["role"] == "user"), {"content": ""}) for talk in turns)
+        return [_text_of(one["content"], "messages") for one in last]
+    return [one if isinstance(one, str) else "" for one in ([prompts] if single else prompts)]
 
 
 def _text_of(content: Any, place: str) -> str:

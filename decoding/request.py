@@ -12,8 +12,9 @@ import numpy as np
 
 from grammars.constraint import Language
 from grammars.errors import ParseError, ReweighError
-from samplers.population import log_mean_exp, normalise
-from samplers.posterior import posterior
+from samplers.population import effective_sample_size, log_mean_exp, normalise
+from samplers.posterior import draw_one, posterior
+from samplers.potential import charge
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,9 @@ class Result:
     finish_reasons [N] stop; stop_string: one of `stop` ended it, and is cut off; length; or dead
     log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
     trace         [N] the steps of every particle, with `trace=True`
+    rewards       float64 [N] with `reward=...`, NaN for the dead and those left out: the target is then p·1[C]·exp(reward / T), T
+                  the select_temperature; `posterior()`, `best` and `ess` are of that target, log_weights and log_z without it
+    select        how `best` is chosen: "argmax", the likeliest text, or "sample", one drawn in proportion (by the seed)
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
     """
 
@@ -140,6 +144,9 @@ class Result:
     constraint: Language | None = None
     error: ReweighError | None = None
     trace: list[list[TraceStep]] | None = None
+    rewards: np.ndarray | None = None
+    select_temperature: float = 1.0
+    select: str = "argmax"
 
     @property
     def log_z(self) -> float:
@@ -150,16 +157,35 @@ class Result:
         """float64 [N], sum 1; all 0 when every particle is dead."""
         return normalise(self.log_weights)
 
+    @cached_property
+    def selection_weights(self) -> np.ndarray:
+        """float64 [N], sum 1: the weights with the rewards in them; without rewards the weights themselves."""
+        return normalise(self._charged)
+
+    @property
+    def _charged(self) -> np.ndarray:
+        if self.rewards is None:
+            return self.log_weights
+        return charge(self.log_weights, self.rewards, self.select_temperature)
+
     @property
     def ess(self) -> float:
-        """Effective sample size of the final weights, 0 (all dead) to N."""
-        squares = float(np.square(self.weights).sum())
-        return 1.0 / squares if squares > 0 else 0.0
+        """Effective sample size of `selection_weights`, 0 (all dead) to N."""
+        return effective_sample_size(self._charged)
+
+    @property
+    def kl_bound(self) -> float:
+        """The most that selection among N can part the text's law from the one it was drawn from, nats: log N - (N - 1) / N.
+
+        Source: Beirami et al., arXiv 2401.01879.
+        """
+        count = len(self.texts)
+        return math.log(count) - (count - 1) / count
 
     def posterior(self) -> dict[str, float]:
         """The estimated law of the text: text -> probability, likeliest first; equal texts are one entry."""
         self.raise_for_error()
-        return posterior(self.texts, self.log_weights)
+        return posterior(self.texts, self._charged)
 
     def n_best(self, n: int) -> list[tuple[str, float]]:
         """The n likeliest texts with their probabilities."""
@@ -167,8 +193,13 @@ class Result:
 
     @property
     def best(self) -> str:
-        """The likeliest text under `posterior()`."""
-        return next(iter(self.posterior()))
+        """The likeliest text under `posterior()`; with select="sample" one drawn from it, by the seed."""
+        likeliest = next(iter(self.posterior()))
+        if self.select == "argmax":
+            return likeliest
+        drawn = draw_one(self._charged, self.seed)
+        assert drawn is not None, "a posterior that is not empty has a particle that lives"
+        return self.texts[drawn]
 
     @property
     def parsed(self) -> Any:
@@ -209,7 +240,16 @@ class Result:
         return {
             "texts": self.texts,
             "log_weights": [finite_or_none(x) for x in self.log_weights],
+            "log_probs": [finite_or_none(x) for x in self.log_probs],
             "weights": self.weights.tolist(),
+            **(
+                {}
+                if self.rewards is None
+                else {
+                    "rewards": [finite_or_none(x) for x in self.rewards],
+                    "selection_weights": self.selection_weights.tolist(),
+                }
+            ),
             "finish_reasons": self.finish_reasons,
             "best": None if self.error else self.best,
             "parsed": None if self.error else jsonable(self._value(self.best)),

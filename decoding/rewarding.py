@@ -5,14 +5,94 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from decoding.request import Result
 from grammars.errors import RequestError, RewardError
 from samplers.reward import Candidate, Reward, judged, reward_named
 
 UNJUDGED = ("error", "drop")
+SELECT = ("sample", "argmax")
+
+
+@dataclass(frozen=True)
+class Selecting:
+    """How texts are selected by a reward. The arguments of `generate`, checked."""
+
+    reward: Reward
+    temperature: float
+    select: str
+    unjudged: str
+
+
+def selecting_of(options: dict[str, Any]) -> Selecting | None:
+    """Take reward, select_temperature, select, unjudged and k out of the options; k is `particles` by another name.
+
+    Raises RequestError.
+    """
+    if "k" in options:
+        k = options.pop("k")
+        if options.get("particles", k) != k:
+            raise RequestError(f"k={k} and particles={options['particles']} are one number: give one of them")
+        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+            raise RequestError(f"k={k!r}: a whole number of at least 1 was wanted, how many texts to select from")
+        options["particles"] = k
+    given = {
+        name: options.pop(name) for name in ("reward", "select_temperature", "select", "unjudged") if name in options
+    }
+    if given.get("reward") is None:
+        about = [name for name in given if name != "reward" and given[name] is not None]
+        if about:
+            raise RequestError(f"{about[0]} is about a reward, and there is none: give reward=...")
+        return None
+    temperature = given.get("select_temperature", 1.0)
+    if isinstance(temperature, bool) or not isinstance(temperature, int | float | np.number) or not temperature >= 0:
+        raise RequestError(
+            f"select_temperature={temperature!r}: a number of at least 0 was wanted, in units of the reward"
+        )
+    for name, known, value in (
+        ("select", SELECT, select := given.get("select", "sample")),
+        ("unjudged", UNJUDGED, unjudged := given.get("unjudged", "error")),
+    ):
+        if value not in known:
+            raise RequestError(f"{name}={value!r:.80}: one of {', '.join(known)} was wanted")
+    return Selecting(reward_of(given["reward"]), float(temperature), select, unjudged)
+
+
+def with_rewards(result: Result, prompt: str, selecting: Selecting) -> Result:
+    """The result with its living texts judged. An error of the judge stands in the result's `error`, and has the result."""
+    if result.error is not None:
+        return result
+    living = np.flatnonzero(result.log_weights > -np.inf)
+    candidates = [
+        Candidate(
+            prompt,
+            result.texts[i],
+            float(result.log_probs[i]),
+            len(result.tokens[i]) + (result.finish_reasons[i] == "stop"),
+        )
+        for i in living
+    ]
+    rewards = np.full(len(result.texts), np.nan)
+    error: RewardError | None = None
+    try:
+        rewards[living] = rewards_for(selecting.reward, candidates, selecting.unjudged)
+        if np.isnan(rewards).all():
+            error = RewardError(f"{selecting.reward!r} could judge none of {len(candidates)} texts")
+    except RewardError as failure:
+        error = failure
+    if error is not None:
+        error.result = result
+    return replace(
+        result,
+        rewards=None if error is not None else rewards,
+        select_temperature=selecting.temperature,
+        select=selecting.select,
+        error=error,
+    )
 
 
 class FunctionReward:

@@ -29,14 +29,12 @@ class Answer:
     particle     the index of the selected one
     log_weights  float64 [N] of the particles that could be selected, -inf for the others: where any text has come to its end
                  within max_tokens these are the ended ones (the target is conditioned on ending), otherwise the cut ones
-    rewards      float64 [N], where a reward selects
     charged      float64 [N] log_weights with the rewards in them, up to a constant: what the selection goes by
     """
 
     result: Result
     particle: int
     log_weights: np.ndarray
-    rewards: np.ndarray | None
     charged: np.ndarray
 
     @property
@@ -74,8 +72,9 @@ class Answer:
             "log_z": finite(self.log_z),
             "ess": self.ess,
         }
-        if self.rewards is not None:
-            told["reward"] = finite(self.rewards[self.particle])
+        rewards = self.result.rewards
+        if rewards is not None:
+            told["reward"] = finite(rewards[self.particle])
         if particles:
             result = self.result
             told["particles"] = [
@@ -84,8 +83,8 @@ class Answer:
                     result.texts, self.log_weights, self.weights, result.finish_reasons, strict=True
                 )
             ]
-            if self.rewards is not None:
-                for one, reward in zip(told["particles"], self.rewards, strict=True):
+            if rewards is not None:
+                for one, reward in zip(told["particles"], rewards, strict=True):
                     one["reward"] = finite(reward)
             told["ess_history"] = list(result.stats.ess_history)
             told["ancestry"] = [[step, parents] for step, parents in result.ancestry]
@@ -97,10 +96,10 @@ class Answer:
         return self.result.trace[self.particle]
 
 
-def answer_of(result: Result, select: str, rewards: np.ndarray | None = None, temperature: float = 1.0) -> Answer:
+def answer_of(result: Result, select: str) -> Answer:
     """Select a particle. select: "sample" draws it in proportion to its weight, "best" takes the likeliest text.
 
-    rewards      float64 [N]: each weight is then multiplied by exp(reward / temperature)
+    Where the result has rewards, each weight is multiplied by exp(reward / temperature).
     Raises the result's own error where it has one.
     """
     result.raise_for_error()
@@ -108,7 +107,7 @@ def answer_of(result: Result, select: str, rewards: np.ndarray | None = None, te
     log_weights = np.where(ended, result.log_weights, -np.inf)
     if not np.any(log_weights > -np.inf):
         log_weights = np.asarray(result.log_weights)
-    charged = log_weights if rewards is None else charge(log_weights, rewards, temperature)
+    charged = log_weights if result.rewards is None else charge(log_weights, result.rewards, result.select_temperature)
     if select == "best":
         best = next(iter(posterior(result.texts, charged)))
         particle = next(i for i, text in enumerate(result.texts) if text == best and charged[i] > -math.inf)
@@ -116,7 +115,7 @@ def answer_of(result: Result, select: str, rewards: np.ndarray | None = None, te
         drawn = draw_one(charged, result.seed)
         assert drawn is not None, "a result without an error has a particle that lives"
         particle = drawn
-    return Answer(result, particle, log_weights, rewards, charged)
+    return Answer(result, particle, log_weights, charged)
 
 
 def usage(answers: Sequence[Answer]) -> dict[str, Any]:

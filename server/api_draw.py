@@ -9,21 +9,19 @@ import uuid
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from grammars.errors import RewardError
 from samplers.randomness import derive_seed
 from server.api_answer import Answer, answer_of, totals, usage
-from server.api_errors import ApiError, api_error
+from server.api_errors import api_error
 from server.api_request import Asked
 from server.api_shapes import Shape
 
 if TYPE_CHECKING:
     from decoding.request import Chunk, Request, Result
+    from decoding.rewarding import Selecting
     from decoding.vllm_service import Passenger, Service
-    from samplers.reward import Reward
 
 # Progress of several particles goes out no more often than this.
 PROGRESS_EVERY_S = 0.25
@@ -35,8 +33,8 @@ REWARD_TIMEOUT_S = 60.0
 class Job:
     """What is drawn for one HTTP request.
 
-    draws    the request of every choice, and its prompt as vLLM's renderer made it
-    reward   what selects, where `asked.best_of` is there; prompts: for the judge, one for each draw
+    draws      the request of every choice, and its prompt as vLLM's renderer made it
+    selecting  the reward that selects, if one does; prompts: what its judge is shown, one for each draw
     """
 
     service: Service
@@ -45,7 +43,7 @@ class Job:
     model: str
     draws: Sequence[tuple[Request, Any]]
     passenger: Passenger
-    reward: Reward | None = None
+    selecting: Selecting | None = None
     prompts: Sequence[str] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
@@ -83,45 +81,17 @@ async def _drawn(job: Job, k: int) -> Answer:
 
 
 async def _answer(job: Job, k: int, result: Result) -> Answer:
-    best_of = job.asked.best_of
+    from decoding.rewarding import with_rewards
+
     try:
-        if best_of is None:
-            return answer_of(result, job.asked.select)
-        result.raise_for_error()
-        assert job.reward is not None
-        rewards = await asyncio.wait_for(
-            asyncio.to_thread(_rewards, job.reward, job.prompts[k], result), REWARD_TIMEOUT_S
-        )
-        return answer_of(result, job.asked.select, rewards, best_of.temperature)
+        if job.selecting is not None:
+            judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting)
+            result = await asyncio.wait_for(judging, REWARD_TIMEOUT_S)
+        return answer_of(result, job.asked.select)
     except TimeoutError:
-        raise ApiError(
-            HTTPStatus.UNPROCESSABLE_ENTITY,
-            f"the reward took longer than {REWARD_TIMEOUT_S:g} s",
-            "reweigh.best_of.reward",
-            "reward_failed",
-        ) from None
+        raise api_error(RewardError(f"the reward took longer than {REWARD_TIMEOUT_S:g} s")) from None
     except Exception as error:
         raise api_error(error, job.asked.constraint_param) from error
-
-
-def _rewards(reward: Reward, prompt: str, result: Result) -> np.ndarray:
-    """float64 [N]; NaN for the dead, who are not judged."""
-    from decoding.rewarding import rewards_for
-    from samplers.reward import Candidate
-
-    living = np.flatnonzero(result.log_weights > -np.inf)
-    candidates = [
-        Candidate(
-            prompt,
-            result.texts[i],
-            float(result.log_probs[i]),
-            len(result.tokens[i]) + (result.finish_reasons[i] == "stop"),
-        )
-        for i in living
-    ]
-    rewards = np.full(len(result.texts), np.nan)
-    rewards[living] = rewards_for(reward, candidates, "error")
-    return rewards
 
 
 async def events(job: Job) -> AsyncIterator[str]:

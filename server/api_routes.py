@@ -214,6 +214,7 @@ def _job(
 
     from decoding.asking import seed_of, settings_of
     from decoding.request import Request as Draw
+    from decoding.rewarding import Selecting
     from decoding.vllm_service import Passenger
 
     backend: Backend = raw_request.app.state.reweigh
@@ -246,8 +247,9 @@ def _job(
         return Job(backend.service, shape, asked, model, draws, passenger)
     name = asked.best_of.reward
     reward = backend.rewards[name] if isinstance(name, str) and name in backend.rewards else reward_named(name)
+    selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
-    return Job(backend.service, shape, asked, model, draws, passenger, reward, prompts)
+    return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts)
 
 
 def _prompt_text(request: Any, k: int) -> str:
