@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import RewardError
-from samplers.randomness import derive_seed
 from server.api_answer import Answer, answer_of, totals, usage
 from server.api_errors import api_error
 from server.api_request import Asked
@@ -159,8 +158,3 @@ def usage_of(job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
 
 def _event(job: Job, choices: list[dict[str, Any]], more: dict[str, Any] | None = None) -> str:
     return f"data: {json.dumps({**job.envelope(job.shape.piece, choices), **(more or {})}, ensure_ascii=False)}\n\n"
-
-
-def seeds(seed: int, n: int) -> list[int]:
-    """The seed of every draw: the first has the request's own."""
-    return [derive_seed(seed, index) for index in range(n)]

@@ -14,9 +14,10 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
+from samplers.randomness import derive_seed
 from samplers.reward import reward_named
 from server.api_constraints import Names
-from server.api_draw import Job, events, seeds, whole
+from server.api_draw import Job, events, whole
 from server.api_errors import ApiError, api_error, bad
 from server.api_request import Asked, asked_of, is_ours, refuse_unknown
 from server.api_shapes import Chat, Completion
@@ -221,8 +222,9 @@ def _job(
     if asked.n * len(engine_inputs) > 256:
         raise bad(f"{len(engine_inputs)} prompts with n={asked.n} are more than 256 choices", place)
     lora = serving._maybe_get_adapters(request)
-    draws = []
+    draws: list[tuple[Draw, Any]] = []
     try:
+        seed = seed_of(asked.seed)
         for engine_input in engine_inputs:
             tokens = tuple(serving._extract_prompt_components(engine_input).token_ids)
             max_tokens = get_max_tokens(
@@ -235,8 +237,8 @@ def _job(
             settings = settings_of(
                 {**asked.settings, "max_tokens": max(max_tokens, 1), "trace": asked.logprobs is not None}
             )
-            for seed in seeds(seed_of(asked.seed), asked.n):
-                draw = Draw(tokens, None, spec, seed=seed, **settings)
+            for _ in range(asked.n):
+                draw = Draw(tokens, None, spec, seed=derive_seed(seed, len(draws)), **settings)
                 backend.service.check(draw, place)
                 draws.append((draw, engine_input))
     except ValueError as error:
