@@ -179,6 +179,9 @@ class Graph:
         while self._todo:
             _fill(self, *self._todo.pop())
         _refuse_cycles(self.nodes)
+        for node in self.nodes:
+            if node.unique and not node.prefix and node.items is not None:
+                _bound_by_values(node, node.items)
 
     def new(self, place: str, schema: Any) -> Node:
         if len(self.nodes) >= MOST_NODES:
@@ -384,6 +387,17 @@ def _fill_values(graph: Graph, node: Node, at: Located, values: list[Any]) -> No
         _set_scalars(rest, scalars)
         group.append(rest)
     node.any_of += (tuple(group),)
+
+
+def _bound_by_values(node: Node, item: Node) -> None:
+    """An array without repetitions is no longer than there are values for its items."""
+    if item.values is not None:
+        count = len(item.values)
+    elif not item.kinds & ~(NULL | BOOLEAN):
+        count = (item.kinds & NULL > 0) + 2 * (item.kinds & BOOLEAN > 0)
+    else:
+        return
+    node.max_items = count if node.max_items is None else min(node.max_items, count)
 
 
 def _number(schema: Mapping[str, Any], keyword: str) -> Decimal | None:

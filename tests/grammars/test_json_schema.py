@@ -288,3 +288,15 @@ def test_a_number_that_its_reader_would_judge_otherwise_is_refused():
     constraint = JsonSchema({"type": "number", "not": {"type": "integer"}}).compile(SMALL)
     assert not is_member(constraint, "459208221592871212561290354218901.2")
     assert is_member(constraint, "459208221592.25")
+
+
+def test_an_array_whose_values_are_used_up_ends():
+    constraint = JsonSchema({"type": "array", "items": {"enum": ["a", 1]}, "uniqueItems": True}).compile(SMALL)
+    assert is_member(constraint, '["a", 1]') and is_member(constraint, '[1,"a"]')
+    assert by_bytes(constraint, b'["a", 1,') is None
+    assert (
+        by_bytes(JsonSchema({"items": {"type": "boolean"}, "uniqueItems": True}).compile(SMALL), b"[true,false,")
+        is None
+    )
+    with pytest.raises(Unsatisfiable):
+        JsonSchema({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 3}).compile(SMALL)
