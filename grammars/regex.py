@@ -22,9 +22,11 @@ from grammars.vocabulary import Vocabulary
 class Regex(Language):
     """Texts x with `re.fullmatch(pattern, x)`: the syntax and the meaning are those of Python's `re`.
 
-    A regular pattern is a mask, and nothing else. Any other is a `Pattern`, read by the `regex` module, which means the
-    same by it: look-around, back-references, `\\b`, anchors inside, atomic groups, possessive repetition; and so is what only
-    that module can read: recursion, `\\p{...}`, look-behind of any width.
+    A regular pattern is a mask, and nothing else. Any other is a `Pattern`, read by the `regex` module: look-around,
+    back-references, `\\b`, anchors inside, atomic groups, possessive repetition; and so is what only that module can read:
+    recursion, `\\p{...}`, look-behind of any width. There a few things mean what that module says: `\\w` takes combining
+    marks and no superscript digits, `\\s` not the separators U+001C to U+001F, `\\B` holds in the empty text, and
+    `[[:alpha:]]` is a class of letters.
 
     pattern  a pattern, or a compiled one with its flags
     """
