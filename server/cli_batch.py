@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from decoding.engine import Engine
     from grammars.constraint import Language
+    from server.cli_url import Told
 
 _KEYS = (
     "text", "parsed", "weight", "posterior", "log_z", "ess", "seed", "model", "usage", "timings", "checks_per_token",
@@ -30,7 +31,7 @@ _KEYS = (
 )  # fmt: skip
 
 
-def run_batch(options: argparse.Namespace, language: Language | None, settings: dict[str, Any]) -> int:
+def run_batch(options: argparse.Namespace, language: Language | Told | None, settings: dict[str, Any]) -> int:
     """Draw for every line that is not done yet. Returns 5 where a line of the input stands failed."""
     _check_options(options)
     seed = secrets.randbits(63) if options.seed is None else options.seed
@@ -107,7 +108,7 @@ class _Batch:
         self,
         engine: Engine,
         options: argparse.Namespace,
-        language: Language | None,
+        language: Language | Told | None,
         settings: dict[str, Any],
         seed: int,
         results: Results,

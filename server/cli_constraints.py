@@ -101,8 +101,13 @@ def _regex(options: argparse.Namespace) -> Language:
 
 def _grammar(options: argparse.Namespace) -> Language:
     from grammars.lark_grammar import Lark
+    from grammars.membership import byte_vocabulary
+    from grammars.registry import compile_cached
 
-    return Lark(read_text(options.lark))
+    language = Lark(read_text(options.lark))
+    # A mistake in a grammar is found where it is compiled: say it before a model is loaded.
+    compile_cached(language, byte_vocabulary())
+    return language
 
 
 def _choice(options: argparse.Namespace) -> Language:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from server.cli_constraints import language_of
 from server.cli_errors import OK, UsageError
@@ -19,6 +19,8 @@ from server.cli_output import note, show
 if TYPE_CHECKING:
     from decoding.engine import Engine
     from decoding.request import Result
+    from grammars.constraint import Language
+    from server.cli_url import Told
 
 SETTINGS = ("particles", "sampler", "ess_threshold", "resampling", "temperature", "max_tokens")
 """How to sample, besides the seed: what a line of a batch may set for itself."""
@@ -35,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     if options.input is not None or options.output is not None:
         from server.cli_batch import run_batch
 
-        return run_batch(options, language_of(options), settings_of(options))
+        return run_batch(options, constraint_of(options), settings_of(options))
     drawn = draw(options)
     show(drawn.result, options, model=drawn.model, load_s=drawn.load_s)
     return OK
@@ -52,7 +54,7 @@ class Drawn:
 
 def draw(options: argparse.Namespace) -> Drawn:
     """Draw for the command's prompt; with --explain say on stderr how. Everything is checked before a model is loaded."""
-    language = language_of(options)
+    language = constraint_of(options)
     settings = settings_of(options)
     prompt = read_prompt(options)
     with started(options) as model:
@@ -71,6 +73,17 @@ def draw(options: argparse.Namespace) -> Drawn:
             explain(result, model.engine.vocabulary)
         result.raise_for_error()
         return Drawn(result, model.name, model.load_s)
+
+
+def constraint_of(options: argparse.Namespace) -> Language | Told | None:
+    """The constraint; with --url as the server is told of it."""
+    from server import cli_url
+
+    cli_url.check_options(options)
+    language = language_of(options)
+    if options.named is not None:
+        return cli_url.named(options.named, language)
+    return language if options.url is None or language is None else cli_url.told_of(language)
 
 
 def settings_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -156,6 +169,12 @@ def started(options: argparse.Namespace, rows: int | None = None) -> Iterator[Mo
     """
     if options.engine is not None:
         yield Model(options.engine, None)
+        return
+    if options.url is not None:
+        from server.cli_url import RemoteEngine
+
+        # It answers what the commands ask of an engine.
+        yield Model(cast("Engine", RemoteEngine(options.url, options.model)), None)
         return
     arguments = engine_arguments(options, rows or options.particles)
     if sys.stderr.isatty() and not options.quiet:

@@ -199,6 +199,17 @@ def generating_options(command: argparse.ArgumentParser) -> None:
     group = command.add_argument_group("model")
     group.add_argument("--model", help="a hub name or a path; without it the embedded SmolLM2-135M-Instruct")
     group.add_argument(
+        "--url",
+        help="ask a server started by reweigh serve, such as http://127.0.0.1:8000, instead of loading a model; --model is one "
+        "of its models, and the key is in the environment, REWEIGH_API_KEY",
+    )
+    group.add_argument(
+        "--named",
+        metavar="NAME",
+        help="with --url: the constraint is the one that the server's operator has set up under this name, as is needed for a "
+        "database, a function or a long list of names",
+    )
+    group.add_argument(
         "--engine-arg",
         dest="engine_args",
         action="append",

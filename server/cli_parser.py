@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("--particles", type=int, default=8, metavar="N", help="draws run side by side (default 8)")
     one.add_argument("--seed", type=int, default=7, metavar="N", help="fixes every draw (default 7)")
-    one.set_defaults(run=cli_demo.run, model=None, engine_args=None, quiet=False)
+    one.set_defaults(run=cli_demo.run, model=None, url=None, engine_args=None, quiet=False)
 
     one = commands.add_parser(
         "bench", help="run the benchmarks of a checkout", description="Run benchmarks from bench/ of a checkout."

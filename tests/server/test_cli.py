@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -58,7 +59,6 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["regex", "hi", "--pattern", "a", "--particles", "0"], 2, "particles=0"),
         (["regex", "hi", "--pattern", "a", "--model", "./no-such-folder"], 1, "no-such-folder"),
         (["bench", "no-such-bench"], 2, "no-such-bench"),
-        (["serve"], 1, "server"),
         (["json", "hi"], 2, "--schema"),
         (["jsn", "hi"], 2, "jsn"),
         (["regex", "hi", "--pattern", "a", "--partic", "3"], 2, "--partic"),
@@ -75,6 +75,7 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["regex", "hi", "--pattern", "a", "--engine-arg", "max_model_len"], 2, "key=value"),
         (["regex", "hi\udcff", "--pattern", "a"], 2, "not UTF-8"),
         (["json", "hi", "--schema", "name, age intt"], 4, "character 11"),
+        (["grammar", "hi", "--lark", os.devnull], 4, "no start rule"),
         (["choice", "hi"], 2, "--options"),
         (["choice", "hi", "--names", "no-such-names.txt"], 2, "no-such-names.txt"),
         (["text", "hi", "--constraint", '{"no_such": 1}'], 4, "no_such"),
