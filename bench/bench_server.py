@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -179,20 +180,18 @@ def _started(name: str, folder: Path, stack: ExitStack) -> tuple[Server, Path]:
 
 
 def _ready(server: Server, log: Path, timeout_s: float = 300.0) -> Server:
-    import httpx
-
     deadline = time.monotonic() + timeout_s
     while True:
         try:
-            if httpx.get(f"{server.url}/health", timeout=5).status_code == 200:
+            with urllib.request.urlopen(f"{server.url}/health", timeout=5):
                 say(f"{server.name} is ready")
                 return server
-        except httpx.HTTPError:
+        except OSError:  # it does not listen yet
             pass
         ended = not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE
         if ended or time.monotonic() > deadline:
             raise RuntimeError(f"{server.name} did not start:\n{log.read_text(errors='replace')[-4000:]}")
-        time.sleep(0.2)
+        time.sleep(0.5)
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
