@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from server.api_errors import bad
+from server.api_schemas import checked_schema
 
 Spec = dict[str, Any]
 
@@ -66,6 +67,8 @@ def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:
         _texts(value, ("domain", "problem"), place)
     elif kind in ("regex", "lark") and not isinstance(value, str):
         raise bad(f"{place} is {_shown(value)}: a text was wanted", place)
+    elif kind == "json_schema":
+        value = checked_schema(value, place)
     return {kind: value, **options}
 
 

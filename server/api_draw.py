@@ -72,10 +72,13 @@ async def whole(job: Job) -> dict[str, Any]:
 
 async def _drawn(job: Job, k: int) -> Answer:
     request, engine_input = job.draws[k]
-    async with aclosing(job.service.draw(request, engine_input, passenger=job.passenger)) as chunks:
-        async for chunk in chunks:
-            if chunk.result is not None:
-                return await _answer(job, k, chunk.result)
+    try:
+        async with aclosing(job.service.draw(request, engine_input, passenger=job.passenger)) as chunks:
+            async for chunk in chunks:
+                if chunk.result is not None:
+                    return await _answer(job, k, chunk.result)
+    except Exception as error:
+        raise api_error(error, job.asked.constraint_param) from error
     raise AssertionError("a draw ends with its result")
 
 

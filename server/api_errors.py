@@ -21,6 +21,7 @@ from grammars.errors import (
 )
 
 LONGEST_MESSAGE = 1000
+LONGEST_PARAM = 200
 
 
 @dataclass
@@ -45,12 +46,9 @@ class ApiError(Exception):
         return _KINDS.get(HTTPStatus(self.status), "invalid_request_error" if self.status < 500 else "server_error")
 
     def body(self) -> dict[str, Any]:
-        message = self.message
-        if len(message) > LONGEST_MESSAGE:
-            message = message[: LONGEST_MESSAGE - 3] + "..."
-        # Halves of characters, which a JSON string can smuggle in, cannot be written as UTF-8.
-        message = message.encode("utf-8", "replace").decode()
-        return {"error": {"message": message, "type": self.kind, "param": self.param, "code": self.code}}
+        param = None if self.param is None else shortened(self.param, LONGEST_PARAM)
+        message = shortened(self.message, LONGEST_MESSAGE)
+        return {"error": {"message": message, "type": self.kind, "param": param, "code": self.code}}
 
     @property
     def headers(self) -> dict[str, str]:
@@ -63,6 +61,11 @@ _KINDS = {
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "service_unavailable_error",
 }
+
+
+def shortened(text: str, most: int) -> str:
+    """At most so many characters of a text, in which all can be written as UTF-8: a JSON string can smuggle in halves of them."""
+    return (text if len(text) <= most else text[: most - 3] + "...").encode("utf-8", "replace").decode()
 
 
 def bad(message: str, param: str | None, code: str = "invalid_value") -> ApiError:

@@ -18,6 +18,7 @@ MOST_CHOICES = 64
 MOST_PARTICLES = 1024
 LEAST_TEMPERATURE = 1e-4
 MOST_LOGPROBS = 20
+LONGEST_STOP = 1000
 
 # Fields that look like a constraint and are none here: ignoring them would fail open.
 _ELSEWHERE = {
@@ -72,6 +73,8 @@ _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "modalities": ((None, ["text"]), "answers are texts"),
     "audio": ((None,), "answers are texts"),
     "prediction": ((None,), "leave it out"),
+    "vllm_xargs": ((None, {}), "leave it out"),
+    "kv_transfer_params": ((None,), "leave it out"),
 }
 _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
@@ -334,8 +337,12 @@ def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[
 def _stop(body: Mapping[str, Any]) -> list[str]:
     stop = body.get("stop")
     stops = [] if stop is None else [stop] if isinstance(stop, str) else stop
-    if not isinstance(stops, list) or len(stops) > 16 or not all(isinstance(one, str) and one for one in stops):
-        raise bad("stop: a text that is not empty was wanted, or a list of at most 16", "stop")
+    if (
+        not isinstance(stops, list)
+        or len(stops) > 16
+        or not all(isinstance(one, str) and 0 < len(one) <= LONGEST_STOP for one in stops)
+    ):
+        raise bad(f"stop: a text of 1 to {LONGEST_STOP} characters was wanted, or a list of at most 16", "stop")
     return stops
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -19,6 +19,7 @@ from samplers.reward import reward_named
 from server.api_constraints import Names
 from server.api_draw import Job, events, whole
 from server.api_errors import ApiError, api_error, bad
+from server.api_json import read_json
 from server.api_request import Asked, asked_of, is_ours, refuse_unknown
 from server.api_shapes import Chat, Completion
 from server.compile_pool import CompilePool
@@ -108,8 +109,8 @@ async def _body(raw_request: Request) -> dict[str, Any]:
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content-type is {content[:80]}: application/json was wanted"
         )
     try:
-        body = json.loads(await raw_request.body())
-    except (ValueError, RecursionError) as error:
+        body = read_json(await raw_request.body())
+    except ValueError as error:
         raise bad(f"the body is no JSON: {error}", None, "invalid_json") from None
     if not isinstance(body, dict):
         raise bad("the body is no JSON object", None, "invalid_json")
@@ -242,7 +243,7 @@ def _job(
                 backend.service.check(draw, place)
                 draws.append((draw, engine_input))
     except ValueError as error:
-        raise api_error(error, place if "tokens" in str(error) else None) from error
+        raise api_error(error, _param_of(str(error), place)) from error
     passenger = Passenger(lora, serving._get_priority(request, raw_request))
     model = serving.models.model_name(lora)
     if asked.best_of is None:
@@ -252,6 +253,12 @@ def _job(
     selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
     return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts)
+
+
+def _param_of(message: str, place: str) -> str | None:
+    """The field that an error of `settings_of` or of the engine's bounds is about."""
+    named = re.match(r"(particles|sampler)\b", message)
+    return f"reweigh.{named[1]}" if named else place if "tokens" in message else None
 
 
 def _prompt_text(request: Any, k: int) -> str:

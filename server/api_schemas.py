@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from server.api_errors import bad
+from server.api_json import read_json
 
 MOST_NODES = 200_000
 LONGEST_SHOWN = 6000
@@ -19,7 +20,7 @@ def checked_schema(schema: Any, param: str) -> Any:
     """A schema of a body; ApiError where it is none, or too large."""
     if isinstance(schema, str):
         try:
-            schema = json.loads(schema)
+            schema = read_json(schema)
         except ValueError as error:
             raise bad(f"{param} is no JSON: {error}", param) from None
     if not isinstance(schema, Mapping | bool):

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -15,12 +16,14 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.api_errors import ApiError
+from server.api_errors import LONGEST_MESSAGE, LONGEST_PARAM, ApiError, shortened
+from server.api_json import DEEPEST_JSON, depth
 
 OPEN_PATHS = ("/health",)
-DEEPEST_JSON = 256
 RETRY_AFTER_S = 1
 BODY_TIMEOUT_S = 60.0
+# Of an error's body; longer ones are cut.
+LONGEST_ERROR = 2000
 
 
 @dataclass
@@ -52,6 +55,7 @@ class Guard:
         if scope["type"] not in ("http", "websocket") or scope["path"] in OPEN_PATHS:
             await self.app(scope, receive, send)
             return
+        send = _short_errors(send)
         gate: Gate = scope["app"].state.reweigh_gate
         headers = Headers(scope=scope)
         try:
@@ -142,28 +146,46 @@ async def _whole_body(headers: Headers, receive: Receive, most: int) -> bytes:
             HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {BODY_TIMEOUT_S:g} s", None, "body_timeout"
         ) from None
     body = b"".join(parts)
-    if _depth_may_exceed(body, DEEPEST_JSON) and _depth(body) > DEEPEST_JSON:
+    if body.count(b"[") + body.count(b"{") > DEEPEST_JSON and depth(body) > DEEPEST_JSON:
         raise ApiError(HTTPStatus.BAD_REQUEST, f"the body is nested more than {DEEPEST_JSON} deep", None, "too_deep")
     return body
 
 
-def _depth_may_exceed(body: bytes, depth: int) -> bool:
-    return body.count(b"[") + body.count(b"{") > depth
+def _short_errors(send: Send) -> Send:
+    """`send` that cuts what an error says: vLLM's own tell a client its megabyte of a model's name again."""
+    start: Message | None = None
+    parts: list[bytes] = []
+
+    async def shorter(message: Message) -> None:
+        nonlocal start
+        if message["type"] == "http.response.start" and message["status"] >= HTTPStatus.BAD_REQUEST:
+            start = message
+            return
+        if start is None or message["type"] != "http.response.body":
+            await send(message)
+            return
+        parts.append(message.get("body", b""))
+        if message.get("more_body", False):
+            return
+        body = b"".join(parts)
+        if len(body) > LONGEST_ERROR:
+            body = _cut(body)
+            headers = [(name, value) for name, value in start["headers"] if name.lower() != b"content-length"]
+            start = {**start, "headers": [*headers, (b"content-length", str(len(body)).encode())]}
+        await send(start)
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    return shorter
 
 
-def _depth(body: bytes) -> int:
-    """How deep JSON is nested; brackets in strings do not count."""
-    import re
-
-    depth = deepest = 0
-    for found in re.finditer(rb'"(?:[^"\\]|\\.)*"?|[\[{]|[\]}]', body, re.DOTALL):
-        first = found.group()[:1]
-        if first in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif first in b"]}":
-            depth -= 1
-    return deepest
+def _cut(body: bytes) -> bytes:
+    """An error object with its texts cut."""
+    error = json.loads(body)["error"]
+    most = {"message": LONGEST_MESSAGE, "param": LONGEST_PARAM}
+    made = {
+        name: shortened(told, most.get(name, 40)) if isinstance(told, str) else told for name, told in error.items()
+    }
+    return json.dumps({"error": made}).encode()
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
