@@ -21,4 +21,5 @@ def register_names(vllm_config: Any) -> None:
     """Register in this process what the configuration names."""
     config = vllm_config.additional_config
     named = config.get(KEY, {}) if isinstance(config, Mapping) else {}
-    register_from(named.get("places", {}), named.get("databases", {}))
+    # The model's own process must outlive whatever an operator's function does.
+    register_from(named.get("places", {}), named.get("databases", {}), processes=1)

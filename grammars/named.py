@@ -58,8 +58,11 @@ def register(name: str, constraint: Any) -> None:
     _LANGUAGES[name] = language
 
 
-def register_from(places: Mapping[str, str], databases: Mapping[str, str]) -> None:
+def register_from(places: Mapping[str, str], databases: Mapping[str, str], processes: int | None = None) -> None:
     """Register what stands at `module:object` under each name, and databases (files or URLs) under theirs.
+
+    processes  a plain function is made a predicate that runs in so many processes of its own: it may then hang anywhere, or
+               crash, and the process that asks it goes on
 
     Raises GrammarError for one that cannot be imported or read.
     """
@@ -73,9 +76,18 @@ def register_from(places: Mapping[str, str], databases: Mapping[str, str]) -> No
             raise GrammarError(
                 f"constraint {name!r}: {place} cannot be imported: {type(error).__name__}: {error}; write module:object"
             ) from error
-        register(name, value)
+        register(name, _in_processes(value, processes) if processes else value)
     for name, database in databases.items():
         register(name, {"sql": database})
+
+
+def _in_processes(value: Any, processes: int) -> Any:
+    """A plain function as a predicate in processes of its own; anything else as it is."""
+    from grammars.predicate import Predicate
+    from grammars.predicate_incremental import is_incremental
+
+    plain = callable(value) and not isinstance(value, Language | type) and not is_incremental(value)
+    return Predicate(value, processes=processes) if plain else value
 
 
 def registered() -> list[str]:

@@ -23,6 +23,8 @@ MODEL = "smollm2-135m-instruct"
 START_S = 240.0
 RULES = '''
 """What an operator sets up: predicates good and bad."""
+import os
+import signal
 import time
 
 
@@ -46,6 +48,18 @@ def short(prompt, text):
 
 def fails(text):
     raise RuntimeError("this reward fails")
+
+
+def sleeps(text, complete):
+    if len(text) > 2:
+        time.sleep(1e6)
+    return True
+
+
+def crashes(text, complete):
+    if len(text) > 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return True
 
 
 def hangs(text, complete):
@@ -133,7 +147,8 @@ def operator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     """The server that tests share; one that a test must break, it starts itself."""
-    constraints = [f"--constraint={name}=rules.py:{name}" for name in ("even", "raises", "raises_late", "hangs")]
+    names = ("even", "raises", "raises_late", "hangs", "sleeps", "crashes")
+    constraints = [f"--constraint={name}=rules.py:{name}" for name in names]
     rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails")]
     server = start_server(operator_folder, *constraints, *rewards, "--database=shop=shop.sqlite")
     yield server
