@@ -97,12 +97,14 @@ async def _refuse(error: ApiError, scope: Scope, receive: Receive, send: Send) -
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008})
         return
-    headers = dict(error.headers)
+    response = JSONResponse(error.body(), status_code=error.status, headers=error.headers)
     if error.status == HTTPStatus.UNAUTHORIZED:
-        headers["WWW-Authenticate"] = 'Bearer, Basic realm="reweigh: any name, the API key as password"'
+        # A line for each: Chromium reads one challenge a line, and would not ask for the password.
+        response.headers.append("WWW-Authenticate", "Bearer")
+        response.headers.append("WWW-Authenticate", 'Basic realm="reweigh: any name, the API key as password"')
     if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
-        headers["Connection"] = "close"
-    await JSONResponse(error.body(), status_code=error.status, headers=headers)(scope, receive, send)
+        response.headers["Connection"] = "close"
+    await response(scope, receive, send)
 
 
 def _knows_a_key(headers: Headers, keys: Sequence[bytes]) -> bool:
