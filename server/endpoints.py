@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 import sys
 from argparse import Namespace
 from functools import partial
@@ -36,9 +40,36 @@ router = APIRouter()
 
 
 @router.get("/", include_in_schema=False)
-async def page() -> Response:
-    """The page for people."""
-    return HTMLResponse(PAGE.read_text(encoding="utf-8"))
+async def page(raw_request: Request) -> Response:
+    """The page for people, told what the operator has set up."""
+    state = raw_request.app.state
+    names: Names = state.reweigh.names
+    setup = {
+        "constraints": sorted(names.constraints - names.databases),
+        "databases": sorted(names.databases),
+        "key": bool(state.reweigh_gate.keys),
+    }
+    page = PAGE.read_text(encoding="utf-8")
+    # "<" is written as an escape of JSON: no name can end the element that it stands in.
+    told = json.dumps(setup).replace("<", "\\u003c")
+    headers = {
+        "Content-Security-Policy": _policy(page),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "no-referrer",
+    }
+    return HTMLResponse(page.replace("{{setup}}", told, 1), headers=headers)
+
+
+def _policy(page: str) -> str:
+    """What the page may do: run the script and the style that stand in it, and ask this server."""
+    hashes = {
+        tag: base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        for tag, inline in re.findall(r"<(script|style)>(.*?)</\1>", page, re.DOTALL)
+    }
+    return (
+        f"default-src 'none'; script-src 'sha256-{hashes['script']}'; style-src 'sha256-{hashes['style']}'; "
+        "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 @router.get("/v1/models/{model:path}")
