@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from decoding.order import Order
 from decoding.row_sampler import Post
 from decoding.trace import Seen
 from samplers.population import Population
+
+T = TypeVar("T")
 
 
 class Status(StrEnum):
@@ -138,10 +140,10 @@ class Group:
             if ancestors is not None:
                 parents = ancestors.tolist()
                 self.ancestry.append((self.steps, parents))
-                self.tokens = [list(self.tokens[parent]) for parent in parents]
+                self.tokens = _inherited(self.tokens, parents)
                 self.status = [self.status[parent] for parent in parents]
                 self.log_probs = [self.log_probs[parent] for parent in parents]
-                self.traces = [list(self.traces[parent]) for parent in parents]
+                self.traces = _inherited(self.traces, parents)
                 drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
             self.population = replace(self.population, log_weights=self.population.log_weights + increments)
@@ -204,3 +206,11 @@ class Group:
             "error": self.error,
             "traces": [[astuple(seen) for seen in trace] for trace in self.traces] if self.order.trace else None,
         }
+
+
+def _inherited(lists: Sequence[list[T]], parents: Sequence[int]) -> list[list[T]]:
+    """The parents' lists: a survivor, which keeps its slot, goes on with its own; every other particle gets a copy.
+
+    parents  with parents[i] == i for every i among them
+    """
+    return [lists[parent] if parent == child else list(lists[parent]) for child, parent in enumerate(parents)]
