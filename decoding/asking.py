@@ -5,6 +5,7 @@ Shared by the engine in this process and by the service over vLLM's server: what
 
 from __future__ import annotations
 
+import codecs
 import math
 import secrets
 from collections.abc import Mapping
@@ -165,11 +166,25 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
         constraint=request.constraint,
         trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
-        error=_error(request, summary, log_weights),
+        error=_error(request, summary, log_weights, [vocabulary.decode(ids) for ids in tokens]),
     )
 
 
-def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -> ReweighError | None:
+_HALF = (
+    "some ended inside a character, which a predicate cannot judge before it is whole: mask what may not come, "
+    'for instance with Regex("[ -~]*") & ...'
+)
+
+
+def _is_cut(text: bytes) -> bool:
+    """Whether a text ends inside a character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    return decoder.decode(text) != text.decode(errors="replace")
+
+
+def _error(
+    request: Request, summary: dict[str, Any], log_weights: np.ndarray, texts: list[bytes]
+) -> ReweighError | None:
     if summary["error"] is not None:
         kind, message = summary["error"]
         made = getattr(errors, kind, EngineError)
@@ -183,6 +198,7 @@ def _error(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -
             )
         return DeadEnd(
             f"every one of {request.particles} particles ran into a dead end by token {longest}: no token the constraint "
-            "accepts had any probability left, or the check budget ended; try more particles or a prompt nearer to the constraint"
+            "accepts had any probability left, or the check budget ended; "
+            + (_HALF if any(map(_is_cut, texts)) else "try more particles or a prompt nearer to the constraint")
         )
     return None

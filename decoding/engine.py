@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
+from decoding.hub import require_hub_model
 from decoding.request import Chunk, Request, Result
 from decoding.rewarding import selecting_of, with_rewards
 from decoding.streamed_text import StreamedText
@@ -303,7 +304,7 @@ class Engine:
             raise BadRequest(
                 f"{place} has half a character at position {error.start}: it cannot be written as UTF-8"
             ) from None
-        tokens: list[int] = self.tokenizer(text, **options)["input_ids"]
+        tokens: list[int] = self.tokenizer(text, verbose=False, **options)["input_ids"]
         return tokens
 
     def _chat(self, messages: Messages) -> tuple[int, ...]:
@@ -404,7 +405,7 @@ def _wait(done: Future[dict[str, Any]], remaining: float | None) -> dict[str, An
 
 
 def existing_model(model: str | os.PathLike[str]) -> str:
-    """The model as vLLM takes it: raises EngineError for a path that is not there; a hub name is left to the hub."""
+    """The model as vLLM takes it: raises EngineError for a path or a hub name that is not there."""
     name = os.fspath(model)
     looks_like_path = name.startswith((".", "/", "~")) or name.count("/") > 1
     path = Path(name).expanduser()
@@ -412,7 +413,10 @@ def existing_model(model: str | os.PathLike[str]) -> str:
         raise EngineError(
             f"model {name!r}: there is no such folder; give a folder with a model, a hub name, or none for the embedded one"
         )
-    return str(path) if path.is_dir() else name
+    if path.is_dir():
+        return str(path)
+    require_hub_model(name)
+    return name
 
 
 def engine_defaults() -> dict[str, Any]:

@@ -14,10 +14,11 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
 from typing import Any
 
 from decoding.order import KEY, Order
@@ -193,6 +194,7 @@ class VllmDriver:
             from vllm.v1.engine.llm_engine import LLMEngine
             from vllm.v1.executor.abstract import Executor
 
+            _refuse_unknown(arguments, [one.name for one in fields(EngineArgs)])
             config = EngineArgs(**arguments).create_engine_config()
             add_processor(config)
             engine = LLMEngine(
@@ -323,6 +325,13 @@ def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:
         "scheduler_cls": "decoding.vllm_scheduler.ReweighScheduler",
         "worker_extension_cls": "decoding.vllm_worker.WorkerExtension",
     }
+
+
+def _refuse_unknown(arguments: Mapping[str, Any], known: Sequence[str]) -> None:
+    for name in arguments:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            raise EngineError(f"vLLM has no engine argument {name!r}" + (f": did you mean {near[0]}?" if near else ""))
 
 
 def add_processor(vllm_config: Any) -> None:

@@ -479,6 +479,25 @@ def test_a_model_that_is_not_there_is_named():
 
     with pytest.raises(EngineError, match="no such folder"):
         Engine("./no-such-model")
+    with pytest.raises(EngineError, match="no hub name"):
+        Engine("no such/model")
+
+
+def test_a_hub_name_is_looked_up_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+
+    from decoding.engine import Engine
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(EngineError, match="HF_HUB_OFFLINE is set"):
+        Engine("nobody/no-such-model")
+
+
+def test_an_engine_argument_that_vllm_has_not_is_named(model_path: Path):
+    from decoding.engine import Engine
+
+    with pytest.raises(EngineError, match=r"'max_num_seq': did you mean max_num_seqs\?"):
+        Engine(model_path, max_num_seq=3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""From arguments to requests and from summaries to results, without an engine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from decoding.asking import result_of, settings_of
+from decoding.request import Request
+from grammars.errors import DeadEnd, RequestError
+from grammars.vocabulary import Vocabulary
+
+BYTES = Vocabulary((*(bytes([byte]) for byte in range(256)), b""), (256,), 257)
+
+
+def request(**changes: Any) -> Request:
+    settings = {**settings_of({"particles": 1, "max_tokens": 9}), **changes}
+    return Request((1,), None, None, seed=1, **settings)
+
+
+def summary(text: bytes, status: str, log_weight: float = 0.0) -> dict[str, Any]:
+    return {
+        "tokens": [list(text)], "log_probs": [-1.0], "log_weights": [log_weight], "status": [status], "traces": None,
+        "sampled_tokens": len(text), "steps": 1, "checks": 0, "masks": 0, "computed_rows": 1, "ancestry": [],
+        "ess_history": [], "wall_s": 1.0, "queued_s": 0.5, "error": None,
+    }  # fmt: skip
+
+
+def test_a_text_that_a_stop_string_ended_is_cut_there_and_counts_no_end():
+    result = result_of(request(stop=("b",)), summary(b"aabb", "stop_string"), BYTES)
+    assert result.texts == ["aa"] and result.tokens == [list(b"aabb")] and result.usage.completion_tokens == 4
+    assert result_of(request(), summary(b"aabb", "stop"), BYTES).usage.completion_tokens == 5
+
+
+@pytest.mark.parametrize(("text", "inside"), [("é".encode()[:1], True), ("é".encode(), False), (b"a", False)])
+def test_a_dead_end_inside_a_character_says_what_to_do_about_it(text: bytes, inside: bool):
+    error = result_of(request(), summary(text, "dead", -float("inf")), BYTES).error
+    assert isinstance(error, DeadEnd) and ("inside a character" in str(error)) is inside
+
+
+@pytest.mark.parametrize(
+    "options", [{"stop": ""}, {"stop": [1]}, {"particles": True}, {"sampler": 5}, {"top_p": 0.5}, {"nonsense": 1}]
+)
+def test_options_are_checked_by_name(options: dict[str, Any]):
+    with pytest.raises(RequestError, match=next(iter(options))):
+        settings_of(options)
