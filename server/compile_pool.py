@@ -7,18 +7,22 @@ import contextlib
 import hashlib
 import json
 import multiprocessing
+import time
 from collections import OrderedDict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
 from grammars import errors
-from grammars.errors import EngineError, OverBudget, ReweighError
+from grammars.errors import EngineError, GrammarError, OverBudget, ReweighError
 from grammars.vocabulary import Vocabulary
 
 WORKERS = 2
 REMEMBERED = 4096
+# What was refused is not tried again for so long: a refusal may have been the machine's load, and is no longer for ever.
+REFUSED_S = 60.0
 START_S = 60.0
 # Beyond the compile budget, which ends Python and the known native compilers by itself.
 GRACE_S = 2.0
@@ -41,6 +45,8 @@ class CompilePool:
         for worker in self._workers:
             self._idle.put_nowait(worker)
         self._known: OrderedDict[bytes, str] = OrderedDict()
+        self._refused: OrderedDict[bytes, _Refused] = OrderedDict()
+        self._asking: dict[bytes, asyncio.Future[str]] = {}
 
     async def start(self) -> None:
         """Start the processes; without this the first request for each does. Raises EngineError where one cannot be."""
@@ -57,14 +63,34 @@ class CompilePool:
         if key in self._known:
             self._known.move_to_end(key)
             return self._known[key] or text
-        made = await asyncio.shield(asyncio.ensure_future(self._ask(text)))
+        if (refused := self._refused.get(key)) is not None and time.monotonic() < refused.until:
+            raise refused.error()
+        # Who asks for the same at the same time waits for the same answer; nobody who leaves takes it from the others.
+        if key not in self._asking:
+            self._asking[key] = asyncio.ensure_future(self._ask(key, text))
+            self._asking[key].add_done_callback(lambda done: self._asked(key, done))
+        return await asyncio.shield(self._asking[key])
+
+    def _asked(self, key: bytes, done: asyncio.Future[str]) -> None:
+        del self._asking[key]
+        if not done.cancelled():
+            done.exception()  # told to those who wait; where all have left there is nobody to tell
+
+    async def _ask(self, key: bytes, text: str) -> str:
+        try:
+            made = await self._verdict(text)
+        except GrammarError as error:
+            self._refused[key] = _Refused(type(error), str(error), time.monotonic() + REFUSED_S)
+            if len(self._refused) > REMEMBERED:
+                self._refused.popitem(last=False)
+            raise
         # Most specs are written as they came: remember that, not each text.
         self._known[key] = "" if made == text else made
         if len(self._known) > REMEMBERED:
             self._known.popitem(last=False)
         return made
 
-    async def _ask(self, text: str) -> str:
+    async def _verdict(self, text: str) -> str:
         worker = await self._idle.get()
         try:
             loop = asyncio.get_running_loop()
@@ -86,6 +112,18 @@ class CompilePool:
         for worker in self._workers:
             worker.stop()
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Refused:
+    """How a spec was refused, and until when (monotonic seconds) it is not tried again."""
+
+    kind: type[ReweighError]
+    message: str
+    until: float
+
+    def error(self) -> ReweighError:
+        return self.kind(self.message)
 
 
 class _Worker:
