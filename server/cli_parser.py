@@ -6,7 +6,17 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from server import cli_bench, cli_check, cli_completion, cli_demo, cli_generate, cli_options, cli_serve, cli_sql
+from server import (
+    cli_bench,
+    cli_calibrate,
+    cli_check,
+    cli_completion,
+    cli_demo,
+    cli_generate,
+    cli_options,
+    cli_serve,
+    cli_sql,
+)
 from server.cli_errors import EXIT_CODES, UsageError
 from server.cli_help import BATCH, ENVELOPE, PROMPT
 from server.cli_short_schema import SHORT_FORM
@@ -48,6 +58,15 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("names", nargs="*", help="which ones; all of them without a name")
     one.set_defaults(run=cli_bench.run)
+
+    one = commands.add_parser(
+        "calibrate",
+        help="how many samples, at which selection temperature: from a pool of judged candidates",
+        description=cli_calibrate.ABOUT,
+        epilog=cli_calibrate.MORE,
+    )
+    cli_calibrate.add_options(one)
+    one.set_defaults(run=cli_calibrate.run)
 
     one = commands.add_parser(
         "serve", help="an OpenAI-compatible server", description=cli_serve.ABOUT, epilog=cli_serve.MORE
