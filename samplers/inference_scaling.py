@@ -116,7 +116,7 @@ def best_limit_temperature(question: Question) -> float:
     return 0.0 if q >= 1.0 else 2 * s2 * (1 / q - 1)
 
 
-def best_temperature(question: Question, k: int, relative: float = 1e-6) -> float:
+def best_temperature(question: Question, k: int, relative: float = 1e-4) -> float:
     """The T that minimises δ(k, T), from 0 to ∞; T = ∞, a plain draw, where no selection helps.
 
     relative  precision of T
@@ -130,7 +130,7 @@ def best_temperature(question: Question, k: int, relative: float = 1e-6) -> floa
         return float(exact_error(question, [k], 2 * question.s**2 * math.exp(log_t))[0])
 
     # δ is smooth in log t and flat at both ends: a coarse grid finds the valley, golden section its floor.
-    grid = np.linspace(-12.0, 12.0, 49)
+    grid = np.linspace(-12.0, 12.0, 25)
     errors = np.array([error(x) for x in grid])
     at = int(errors.argmin())
     cold = float(exact_error(question, [k], 0.0)[0])
