@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from grammars.constraint import Constraint, Language
-from grammars.errors import GrammarError
+from grammars.errors import GrammarError, Unsatisfiable
+from grammars.lark_productive import unproductive
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
@@ -31,7 +32,11 @@ WORD: "naïve" | "你好" | /x+/
 _TEXTS = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|#[^\n]*|/(?:\\.|[^/\\\n])+/')
 _REFUSED = (
     (re.compile(r"<[^<>\s][^<>\n]*>"), "a special token", "leave it out: special tokens are never written as text"),
-    (re.compile(r"\bmax_tokens\s*="), "max_tokens", "bound the repetition, as in /.{0,80}/: tokens decide nothing here"),
+    (
+        re.compile(r"\bmax_tokens\s*="),
+        "max_tokens",
+        "bound the repetition, as in /.{0,80}/: tokens decide nothing here",
+    ),
     (re.compile(r"\btemperature\s*="), "temperature", "set the request's temperature"),
     (re.compile(r"\bstop\s*="), "stop", "use suffix=, which keeps what it matches"),
 )
@@ -65,7 +70,9 @@ class Lark(Language):
             if found := pattern.search(proper):
                 raise GrammarError(f"Lark grammar, line {self._line(found.start())}: {what} is not supported; {remedy}")
         if (found := re.search(r'"allow_invalid_utf8"\s*:\s*true', self.grammar)) is not None:
-            raise GrammarError(f"Lark grammar, line {self._line(found.start())}: texts are UTF-8; leave out allow_invalid_utf8")
+            raise GrammarError(
+                f"Lark grammar, line {self._line(found.start())}: texts are UTF-8; leave out allow_invalid_utf8"
+            )
 
     def _line(self, position: int) -> int:
         return self.grammar.count("\n", 0, position) + 1
@@ -77,7 +84,19 @@ class Lark(Language):
     def compile(self, vocabulary: Vocabulary) -> Constraint:
         from grammars.llguidance_engine import compile_guided
 
-        return compile_guided(self.grammar, vocabulary, lark_error)
+        constraint = compile_guided(self.grammar, vocabulary, lark_error)
+        endless = unproductive(self.grammar)
+        if "start" in endless:
+            raise Unsatisfiable(
+                f"Lark grammar: no text can be derived from `start`, since {_listed(endless)} cannot end; "
+                "give one of its alternatives a way out that comes back to none of these"
+            )
+        return constraint
+
+
+def _listed(rules: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in rules[:5])
+    return shown if len(rules) <= 5 else f"{shown} and {len(rules) - 5} more rules"
 
 
 def lark_error(message: str) -> GrammarError:
