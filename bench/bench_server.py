@@ -1,12 +1,12 @@
 """What does `reweigh serve` cost beside vLLM's own server, for plain requests, JSON answers and groups of particles?
 
-Servers with the same model and engine settings run side by side and are asked in turn, one at a time: while one answers, the
-others idle (the CPU time they take meanwhile is reported). vLLM runs twice, since a server has one backend for structured
-outputs. Every arm is asked the same prompts; plain requests and particles make TOKENS tokens each, JSON answers end when the
-object does, so that speed is counted in tokens/s there and the lengths are reported. Ratios are medians over rounds of ours
-divided by theirs in the same round: above 1 is faster than vLLM. Closed loop: as many clients as said, each asks again at once.
-Open loop: Poisson arrivals at RATE, the same moments for every arm, where latency counts from the planned moment. The model has
-one thread, so that one core is left to the servers' other processes and to this load generator.
+Two servers with the same model and engine settings run side by side and are asked in turn: while one answers the other idles
+(the CPU time it takes meanwhile is reported). vLLM's is started twice, since a server has one backend for structured outputs.
+Every arm is asked the same prompts; plain requests and particles make TOKENS tokens each, JSON answers end when the object does,
+so that speed is counted in tokens/s there and the lengths are reported. Ratios are medians over rounds of ours divided by theirs
+in the same round: above 1 is faster than vLLM. Closed loop: as many clients as said, each asks again at once. Open loop: Poisson
+arrivals at RATE, the same moments for every arm, where latency counts from the planned moment. The model has one thread, so that
+one core is left to the servers' other processes and to this load generator.
 
 A status that is not 200, an answer that its schema refuses or one of a wrong length ends the bench with an error.
 """
@@ -66,6 +66,8 @@ SCHEMA = {
 REGEX = r"[a-zA-Z ,.'!?\n-]{2000,4000}"
 OURS, XGRAMMAR, GUIDANCE = "reweigh", "vLLM xgrammar", "vLLM guidance"
 JSON_TOKENS = 64
+# vLLM's processes look for work without rest for a second before they sleep.
+SETTLE_S = 1.2
 
 
 @dataclass(frozen=True)
@@ -132,12 +134,18 @@ def main() -> None:
     if options.quick:
         options.rounds, options.clients, options.tokens, options.open_s = 1, [1, 4], 8, 1.0
     loads = [load for load in _loads(options.tokens) if load.name.split()[0] in options.loads]
-    names = [name for name in (OURS, XGRAMMAR, GUIDANCE) if name not in options.without]
+    # An end that is asked for ends the servers too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    results: dict[str, Any] = {}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        started = [_started(name, folder, stack) for name in names]
-        servers = {name: _ready(server, log) for (server, log), name in zip(started, names, strict=True)}
-        results = asyncio.run(_measured(servers, loads, options))
+        ours = _started(OURS, folder, stack)
+        for name in (name for name in (XGRAMMAR, GUIDANCE) if name not in options.without):
+            with ExitStack() as other:
+                theirs = _started(name, folder, other)
+                servers = {OURS: _ready(*ours), name: _ready(*theirs)}
+                asked = [load for load in loads if name in load.bodies]
+                results[f"beside {name}"] = asyncio.run(_measured(servers, asked, options))
     settings = {
         **ENGINE, "threads": int(ENVIRONMENT["OMP_NUM_THREADS"]), "rounds": options.rounds, "tokens": options.tokens,
         "particles": PARTICLES, "rate": options.rate, "open_s": options.open_s,
@@ -257,7 +265,8 @@ def _understood(answer: Answer, server: Server, load: Load, tokens: int) -> None
     """Fill in the tokens and the moment of the first text; AssertionError where an answer is not what was asked for."""
     whole = b"".join(part for _, part in answer.parts)
     assert answer.status == 200, f"{server.name}, {load.name}: {answer.status} {whole[:500]!r}"
-    text, usage, reason, read = "", {}, None, 0
+    text, reason, read = "", None, 0
+    usage: dict[str, Any] = {}
     if load.stream:
         lines = whole.split(b"\n\n")
         assert lines[-2:] == [b"data: [DONE]", b""], f"{server.name}, {load.name}: the stream ended early"
@@ -369,6 +378,7 @@ async def _measured(servers: dict[str, Server], loads: list[Load], options: argp
             numbers = range(turn * 1000, turn * 1000 + max(2, clients))
             # Who is first changes from round to round.
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
+                await asyncio.sleep(SETTLE_S)
                 before = {one: servers[one].cpu_s() for one in servers}
                 start = time.perf_counter()
                 answers = await _closed(servers[name], load, clients, numbers)
@@ -379,7 +389,9 @@ async def _measured(servers: dict[str, Server], loads: list[Load], options: argp
                         idle[one].append(sum(spent[one].values()) / seconds)
                 for answer in answers:
                     _understood(answer, servers[name], load, options.tokens)
-                arms[load.name, clients, name].add(answers, spent[name])
+                arm = arms[load.name, clients, name]
+                arm.add(answers, spent[name])
+                say(f"  {load.name:14s} {clients:3d} clients  {name:14s} {arm.tokens_per_s[-1]:7.1f} tok/s")
         say(f"round {turn + 1} of {options.rounds}")
     results: dict[str, Any] = {"closed": _told(arms), "idle_cores": {name: max(idle[name]) for name in servers}}
     if options.rate:
