@@ -169,22 +169,17 @@ def make_pool(path: Path, questions: int, particles: int) -> None:
     from samplers.reward import Candidate, reward_named
 
     folder = DATA / "gsm8k"
-    test, shots = (
-        sorted(map(json.loads, (folder / f"{name}.jsonl").read_text().splitlines()), key=lambda r: len(r["solution"]))
-        for name in ("test", "train_fewshot")
-    )
-    head = "".join(
-        f"Question: {one['question']}\nAnswer: {re.sub('<<.*?>>', '', one['solution'])}\n\n" for one in shots[:4]
-    )
-    rows = test[:questions]
+    test = _shortest(folder / "test.jsonl", "solution", questions)
+    shots = _shortest(folder / "train_fewshot.jsonl", "answer", 4)
+    head = "".join(f"Question: {one['question']}\nAnswer: {re.sub('<<.*?>>', '', one['answer'])}\n\n" for one in shots)
     with Engine(max_num_seqs=32, max_model_len=768) as engine:
         results = engine.generate(
-            [f"{head}Question: {row['question']}\nAnswer:" for row in rows],
+            [f"{head}Question: {row['question']}\nAnswer:" for row in test],
             particles=particles, ess_threshold=0.0, temperature=0.7, max_tokens=100, stop=["Question:"], truncate=True, seed=1,
         )  # fmt: skip
     mean_logprob = reward_named("mean_logprob")
     with path.open("w") as file:
-        for row, result in zip(rows, results):
+        for row, result in zip(test, results):
             result.raise_for_error()
             match = reward_named({"numeric_match": {"reference": row["answer"]}})
             candidates = [
@@ -196,6 +191,11 @@ def make_pool(path: Path, questions: int, particles: int) -> None:
             for one, reward, correct in zip(candidates, mean_logprob.score(candidates), match.score(candidates)):
                 line = {"prompt": row["id"], "candidate": one.text, "reward": reward, "correct": int(correct)}
                 file.write(json.dumps(line | {"tokens": one.num_tokens}) + "\n")
+
+
+def _shortest(path: Path, by: str, count: int) -> list[dict[str, Any]]:
+    """The lines whose field `by` is shortest: questions of few steps."""
+    return sorted(map(json.loads, path.read_text().splitlines()), key=lambda line: len(line[by]))[:count]
 
 
 def calibrated(path: Path) -> dict[str, Any]:
