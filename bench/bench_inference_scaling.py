@@ -2,7 +2,7 @@
 
     table      every cell of the acceptance table of the solvable model
     k          error against k at several T, for a reward near the teacher and for one far from it
-    t          error against T at fixed k: the best T moves from 0 (near) to ∞ (far)
+    t          error against T at fixed k: the best T is 0 near, and grows with k far from the truth
     square     k²·error of the hard rule with the teacher as reward, averaged: the Θ(1/k²) line for a² < ½, slower above
     crossover  local exponent of the averaged error against the difficulty a²: 2 below ½, 1/a² above
     regression Monte Carlo of Bayesian linear regression (d = 200, n = 2000) beside the deterministic equivalents
