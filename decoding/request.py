@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from grammars.errors import ParseError, ReweighError
 from samplers.population import effective_sample_size, log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
 from samplers.potential import charge
+from samplers.selection import expectation, weighted_vote
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,21 @@ class Result:
         drawn = draw_one(self._charged, self.seed)
         assert drawn is not None, "a posterior that is not empty has a particle that lives"
         return self.texts[drawn]
+
+    def vote(self, extract: Callable[[str], Any] = str) -> dict[Any, float]:
+        """The weighted vote: each answer's share of the selection weights, largest first. Without rewards: self-consistency.
+
+        extract  text -> its answer, something to hash; None abstains
+        """
+        self.raise_for_error()
+        return weighted_vote(self.selection_weights, [extract(text) for text in self.texts])
+
+    def expectation(self, value: Callable[[str], float]) -> float:
+        """The mean of a function of the text under the selection weights: an estimate of its mean under the target."""
+        self.raise_for_error()
+        weights = self.selection_weights
+        values = [value(text) if weight > 0.0 else 0.0 for text, weight in zip(self.texts, weights, strict=True)]
+        return expectation(weights, np.array(values))
 
     @property
     def parsed(self) -> Any:

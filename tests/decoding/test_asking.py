@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from decoding.asking import result_of, settings_of
@@ -45,3 +47,17 @@ def test_a_dead_end_inside_a_character_says_what_to_do_about_it(text: bytes, ins
 def test_options_are_checked_by_name(options: dict[str, Any]):
     with pytest.raises(RequestError, match=next(iter(options))):
         settings_of(options)
+
+
+def test_votes_and_expectations_go_by_the_selection_weights():
+    """Three living texts of weights 1, 1, 2 and a dead one; exp(r / T) doubles the first."""
+    one = summary(b"", "stop")
+    several = {**one, "tokens": [[65], [66], [65], [67]], "log_probs": [0.0] * 4, "status": ["stop"] * 3 + ["dead"]}
+    several["log_weights"] = [0.0, 0.0, np.log(2.0), -np.inf]
+    plain = result_of(request(particles=4), several, BYTES)
+    assert plain.vote() == pytest.approx({"A": 0.75, "B": 0.25})
+    assert plain.vote(lambda text: None if text == "A" else text.lower()) == pytest.approx({"b": 1.0})
+    assert plain.expectation(ord) == pytest.approx(0.75 * 65 + 0.25 * 66)
+    judged = replace(plain, rewards=np.array([np.log(2.0), 0.0, 0.0, np.nan]), select_temperature=1.0)
+    assert judged.selection_weights == pytest.approx([0.4, 0.2, 0.4, 0.0])
+    assert judged.expectation(lambda text: float(text == "B")) == pytest.approx(0.2)
