@@ -33,12 +33,23 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
+class _Version(argparse.Action):
+    """The installed distribution's version, looked up only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> NoReturn:
+        from importlib.metadata import version
+
+        print(f"reweigh {version('reweigh')}")
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     top = Parser(
         prog="reweigh",
         description="Sample from p(x)·1[x in C] with a language model: valid, weighted and undistorted.",
         epilog=f"{EXIT_CODES}\n\nThe result alone goes to stdout. reweigh COMMAND --help shows examples.",
     )
+    top.add_argument("--version", action=_Version, nargs=0, help="print reweigh's version and exit")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
     for name, summary, own, examples in GENERATING:
         _generating(commands, name, summary, own, examples)

@@ -7,9 +7,12 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from server.cli_errors import OK, UsageError
-from server.guard import Gate, digests
+
+if TYPE_CHECKING:
+    from server.guard import Gate
 
 ABOUT = """\
 An OpenAI-compatible server: vLLM's own, with weighted, constrained generation inside its engine.
@@ -63,6 +66,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Serve until SIGINT or SIGTERM; then what is under way is finished, up to --shutdown-timeout."""
+    from server.guard import Gate, digests
     from server.serve import serve
 
     keys = options.api_key or [key for key in (os.environ.get("VLLM_API_KEY"),) if key]

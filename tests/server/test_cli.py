@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,17 @@ def test_help_needs_neither_torch_nor_vllm():
     code = f"import sys, server.cli; server.cli.parser().format_help(); {loaded}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_version_is_the_distributions():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "server.cli", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == f"reweigh {version('reweigh')}\n"
+    assert not re.search(r"\b(torch|vllm|transformers|numpy)$", done.stderr, re.MULTILINE)
 
 
 COMMANDS = next(action.choices for action in parser()._actions if action.dest == "command")
