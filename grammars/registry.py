@@ -61,7 +61,9 @@ def _files() -> Mapping[str, str]:
     """Name -> the module that registers it, read off the files' text: a module is loaded when its language is asked for."""
     found = {}
     for module in pkgutil.iter_modules(grammars.__path__):
-        text = (Path(grammars.__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8") if not module.ispkg else ""
+        text = (
+            (Path(grammars.__path__[0]) / f"{module.name}.py").read_text(encoding="utf-8") if not module.ispkg else ""
+        )
         for name in _REGISTERS.findall(text):
             found[name] = f"grammars.{module.name}"
     return found
@@ -124,7 +126,14 @@ def language_from_arguments(
     if not given:
         return None
     if given != ["constraint"]:
-        return _make(given[0], arguments[given[0]])
+        name, value = given[0], arguments[given[0]]
+        if name != "choice" and isinstance(value, list | tuple):
+            each = f"{{{json.dumps(name)}: ...}}"
+            raise GrammarError(
+                f"{name}={_shown(value)} is a {type(value).__name__}, but {name}= is one constraint, of every prompt; give one for "
+                f'each prompt with constraint=[{each}, ...], or allow any of them with constraint={{"any": [{each}, ...]}}'
+            )
+        return _make(name, value)
     if isinstance(constraint, Language):
         return constraint
     if isinstance(constraint, Mapping):

@@ -89,6 +89,10 @@ def test_one_argument_makes_one_language(arguments, expected):
         ({"constraint": {"all": []}}, "at least one part"),
         ({"constraint": {"regex": 3}}, "regex must be a str"),
         ({"predicate": "unheard of"}, "register it by name"),
+        ({"regex": ["a", "b"]}, r"each prompt with constraint=\[\{\"regex\": \.\.\.\}, \.\.\.\], or allow any"),
+        ({"json_schema": [{"type": "integer"}]}, r"is a list, .*constraint=\[\{\"json_schema\": \.\.\.\}"),
+        ({"lark": ('start: "a"',)}, "is a tuple, but lark= is one constraint, of every prompt"),
+        ({"predicate": [str.isdigit]}, r"constraint=\[\{\"predicate\": "),
     ],
 )
 def test_anything_else_is_refused_with_what_to_write(arguments, message):
