@@ -135,10 +135,10 @@ class _Worker:
         self._connection: Connection | None = None
 
     def ask(self, text: str, timeout_s: float) -> tuple[str | None, str] | None:
-        """(None, spec) or (error's type, its text); None where there was no answer in time."""
+        """(None, spec) or (error's type, its text); None where there was no answer in time. EngineError: there is no process."""
+        self.start()
+        assert self._connection is not None
         try:
-            self.start()
-            assert self._connection is not None
             self._connection.send_bytes(text.encode("utf-8", "surrogatepass"))
             if self._connection.poll(timeout_s):
                 answer: tuple[str | None, str] = self._connection.recv()
@@ -149,7 +149,7 @@ class _Worker:
         return None
 
     def start(self) -> None:
-        """Start the process, where there is none."""
+        """Start the process, where there is none. Raises EngineError where that fails: no fault of what is to be compiled."""
         if self._process is not None:
             return
         context = multiprocessing.get_context("spawn")
@@ -159,12 +159,13 @@ class _Worker:
         )
         self._process.start()
         theirs.close()
-        if not self._connection.poll(START_S):
-            raise OSError("the compile process did not start")
-        failure = self._connection.recv()
+        failure: str | None = f"it was not ready within {START_S:g} s"
+        with contextlib.suppress(EOFError, OSError):
+            if self._connection.poll(START_S):
+                failure = self._connection.recv()
         if failure is not None:
             self.stop()
-            raise EngineError(failure)
+            raise EngineError(f"the process that compiles constraints did not start: {failure}")
 
     def stop(self) -> None:
         process, self._process = self._process, None
