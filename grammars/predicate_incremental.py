@@ -9,7 +9,7 @@ import numpy as np
 
 from grammars.errors import GrammarError, PredicateError, Unsatisfiable
 from grammars.predicate_deadline import OutOfTime, within
-from grammars.predicate_judge import DEFAULT_TIMEOUT_S, FIRST_CALL_S, check_timeout
+from grammars.predicate_judge import DEFAULT_TIMEOUT_S, FIRST_CALL_S, check_timeout, told
 from grammars.predicate_state import check_consistent, split_characters
 from grammars.vocabulary import Vocabulary
 
@@ -90,7 +90,7 @@ class Stepper:
         except BaseException as error:  # a sys.exit() of the user's must not end the engine
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # Ctrl-C
-            raise PredicateError(f"{self} raised {type(error).__name__}: {error}, in {what}") from error
+            raise PredicateError(f"{self} {told(error)}, in {what}") from error
 
 
 class IncrementalConstraint:

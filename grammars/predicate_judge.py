@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_TIMEOUT_S = 1.0
 FIRST_CALL_S = 10.0
 MOST_PROCESSES = 64
+# The modules through which a user's function is called.
+_OURS = {f"grammars.predicate_{name}" for name in ("judge", "deadline", "incremental")}
 
 
 class Failure(NamedTuple):
@@ -83,7 +87,7 @@ class Judge:
         except BaseException as error:  # a sys.exit() of the user's must not end the engine
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():
                 raise  # Ctrl-C
-            raise PredicateError(f"{self} {_told(error)}, for {self._asked(calls, returned)}") from error
+            raise PredicateError(f"{self} {told(error)}, for {self._asked(calls, returned)}") from error
 
     def _asked(self, calls: list[tuple[Any, ...]], returned: list[Any]) -> str:
         """The call that failed, after those that returned."""
@@ -122,19 +126,30 @@ class _Server:
             try:
                 answers = _verdicts(self.function(texts, *more), len(texts))
             except Exception as error:
-                answers = Failure(_told(error))
+                answers = Failure(told(error))
             yield from [answers] * len(texts) if isinstance(answers, Failure) else answers
             return
         for text in texts:
             try:
                 answer = _verdict(self.function(text, *more))
             except Exception as error:
-                answer = Failure(_told(error))
+                answer = Failure(told(error))
             yield answer if isinstance(answer, Failure) else answer[0]
 
 
-def _told(error: BaseException) -> str:
-    return f"raised {type(error).__name__}: {error}"
+def told(error: BaseException) -> str:
+    """What the user's code raised, and its line: the traceback stays in the process where it happened.
+
+    Of the calls that led there it is the last one in the file of the user's function. The file's folder is nobody's affair.
+    """
+    frames = [
+        (frame.f_code.co_filename, line)
+        for frame, line in walk_tb(error.__traceback__)
+        if frame.f_globals.get("__name__") not in _OURS
+    ]
+    own = [(file, line) for file, line in frames if file == frames[0][0]]
+    place = f" ({os.path.basename(own[-1][0])}, line {own[-1][1]})" if own else ""
+    return f"raised {type(error).__name__}: {error}{place}"
 
 
 def _verdict(returned: Any) -> list[bool] | Failure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
 import signal
@@ -283,12 +284,38 @@ def test_a_process_that_dies_is_told_and_replaced():
     assert language.judge.ask(["x", ""], True) == [True, False]
 
 
+@pytest.mark.parametrize("options", [{}, {"processes": 1}, {"batched": True}, {"batched": True, "processes": 1}])
+def test_the_line_that_raised_is_told_from_every_process(options: dict[str, Any]):
+    """The user's own line, also where it calls a helper beside it, and that one a library."""
+
+    def parsed(text: Any) -> Any:
+        return json.loads(text if isinstance(text, str) else text[0])
+
+    def judged(text: Any) -> Any:
+        return bool(parsed(text)) if isinstance(text, str) else [bool(parsed(text))]
+
+    line = parsed.__code__.co_firstlineno + 1
+    with pytest.raises(PredicateError, match="raised JSONDecodeError") as raised:
+        Predicate(judged, **options).judge.ask(["{"], True)
+    assert f"(test_predicate_calls.py, line {line}), for the text" in str(raised.value)
+
+
+def test_what_raises_without_a_line_of_python_has_no_place():
+    with pytest.raises(
+        PredicateError, match=r"raised ValueError: invalid literal for int\(\) with base 10: 'x', for the text"
+    ):
+        Predicate(int).ask("x", True)
+
+
 def test_what_a_process_raises_is_told_with_its_text():
     def wrong(text: str, complete: bool) -> bool:
         return {"a": True, "b": 1}[text] if text else True  # type: ignore[return-value]
 
     language = Predicate(wrong, processes=2)
-    with pytest.raises(PredicateError, match=r"Predicate\(wrong\) raised KeyError: 'c', for the text 'c'"):
+    with pytest.raises(
+        PredicateError,
+        match=r"Predicate\(wrong\) raised KeyError: 'c' \(test_predicate_calls.py, line \d+\), for the text 'c'",
+    ):
         language.judge.ask(["a", "c"], True)
     with pytest.raises(PredicateError, match=r"returned 1, of type int; return bool\(...\), for the text 'b'"):
         language.judge.ask(["a", "b"], True)
@@ -376,7 +403,7 @@ def test_states_that_are_none_are_refused():
     state = Predicate(Wrong, timeout_s=0.1).compile(SMALL).start()
     with pytest.raises(PredicateError, match=r"returned False from advance\('a'\); return the next state, or None"):
         state.accepts(np.array([A]))
-    with pytest.raises(PredicateError, match=r"raised ValueError: no b, in advance\('b'\)"):
+    with pytest.raises(PredicateError, match=r"raised ValueError: no b \(test_pred.*, line \d+\), in advance\('b'\)"):
         state.accepts(np.array([SMALL.tokens.index(b"b")]))
     with pytest.raises(PredicateError, match=r"took longer than 0.1 s in advance"):
         state.accepts(np.array([AB]))
