@@ -42,10 +42,10 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
     from decoding.vllm_check import require_vllm
     from grammars.named import register_from
 
+    # What an operator has named wrongly is told before vLLM and a model are loaded.
+    register_from(told.places, told.databases)
     require_vllm()
     args = _arguments(model, vllm_arguments, told)
-    # What an operator has named wrongly is told before a model is loaded.
-    register_from(told.places, told.databases)
     import uvloop
 
     uvloop.run(_serve(args, told))

@@ -81,9 +81,9 @@ def _nested(depth: int) -> Any:
 
 
 def _overwhelming(seed: int) -> str:
-    """A regular expression that takes the whole compile budget: 60 kB of words with anything between them."""
+    """A regular expression that takes the whole compile budget: 200 kB of words with anything between them."""
     draw = random.Random(seed)
-    words = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(6000)]
+    words = ["".join(draw.choices("abcdefgh", k=6)) for _ in range(20_000)]
     return "|".join(f"({a}.*{b}){{2,5}}" for a, b in zip(words[::2], words[1::2], strict=True))
 
 
@@ -135,7 +135,7 @@ def test_a_hostile_constraint_costs_itself_alone(serving: Serving, name: str) ->
         )
         return time.monotonic() - began
 
-    quiet_s = max(ordinary() for _ in range(3))
+    quiet_s = ordinary()
     hostile = {"model": MODEL, "prompt": "x", "max_tokens": 2, "seed": 1, "reweigh": {"constraint": HOSTILE[name]}}
     beside: list[float] = []
     with ThreadPoolExecutor(1) as thread:
@@ -375,7 +375,6 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
             "no object": (["--port=0", "--constraint=x=rules.py:nothing"], "nothing"),
             "broken": (["--port=0", f"--constraint=x={tmp_path}/broken.py:f"], "the rules are broken"),
             "no database": (["--port=0", "--database=x=no-such.sqlite"], "no-such.sqlite"),
-            "bad option": (["--port=0", "--max-model-len=many"], "many"),
             "unsound": (["--port=0", "--async-scheduling"], "async_scheduling"),
         }
         root = str(Path(__file__).resolve().parents[2])
