@@ -70,12 +70,20 @@ class _Child:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
         self._vocabulary: Vocabulary | None = None
+        self._asked = False  # and not answered yet
 
     def compile(self, grammar: str, vocabulary: Vocabulary, seconds: float) -> None:
-        if self._process is None or self._process.poll() is not None or self._vocabulary is not vocabulary:
+        idle = self._process is not None and self._process.poll() is None and not self._asked
+        if not idle or self._vocabulary is not vocabulary:
             self.stop()
             self._start(vocabulary)
-        if self._ask(grammar, seconds) is None:
+        try:
+            answer = self._ask(grammar, seconds)
+        except BaseException:
+            # Also where the caller's own time is up: what the child is at is of no use, and would be taken for a later answer.
+            self.stop()
+            raise
+        if answer is None:
             process = self._process
             assert process is not None
             crashed = process.poll() is not None
@@ -101,6 +109,7 @@ class _Child:
         """The child's answer; None where there is none in time, or the child has ended."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
+        self._asked = True
         try:
             _write(process.stdin, question)
         except BrokenPipeError:
@@ -113,14 +122,16 @@ class _Child:
         answer = _read(process.stdout)
         if answer is None:
             process.wait()
+        self._asked = False
         return answer
 
     def stop(self) -> None:
-        process, self._process = self._process, None
+        process = self._process
         if process is None:
             return
         process.kill()
         process.wait()
+        self._process, self._asked = None, False
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
                 try:

@@ -11,6 +11,7 @@ from grammars import llguidance_probe
 from grammars.errors import GrammarError
 from grammars.lark_grammar import Lark
 from grammars.llguidance_probe import PROBE_FROM, TIMEOUT_VARIABLE
+from grammars.predicate_deadline import OutOfTime, within
 from grammars.regex import Regex
 from grammars.vocabulary import Vocabulary
 from tests.grammars.small import SMALL
@@ -34,6 +35,20 @@ def test_a_compile_that_takes_too_long_is_stopped(vocabulary: Vocabulary, monkey
     assert time.monotonic() - begin < 30.0
     child = llguidance_probe._child
     assert child._process is None
+
+
+def test_the_child_ends_where_the_callers_own_time_is_up(vocabulary: Vocabulary, monkeypatch: pytest.MonkeyPatch):
+    """Both clocks run: whichever ends first, the child is killed, and its late answer is not taken for the next one's."""
+    Lark('start: "a" ' + "//" * PROBE_FROM).compile(vocabulary)
+    child = llguidance_probe._child._process
+    assert child is not None
+    monkeypatch.setenv(TIMEOUT_VARIABLE, "0.5")
+    with pytest.raises(OutOfTime):
+        within(0.2, lambda: Lark(LONG).compile(vocabulary))
+    assert child.poll() is not None
+    monkeypatch.delenv(TIMEOUT_VARIABLE)
+    with pytest.raises(GrammarError, match="nest its rules less deeply"):
+        Lark(CHAIN).compile(vocabulary)
 
 
 def test_a_large_grammar_that_compiles_is_tried_out_first_and_works(vocabulary: Vocabulary):
