@@ -28,6 +28,8 @@ LARGEST_COUNT = 1_000
 LARGEST_LENGTH = 100_000
 LARGEST_FACTOR = 64
 LARGEST_BOUND = 10**15
+MOST_NEGATIVE = 1_000
+MOST_HALVED = 4
 MOST_NAMES = 1_000
 MOST_NAMES_IN_ANY_ORDER = 40
 DEEPEST = 16
@@ -72,6 +74,7 @@ class _Writer:
         self.todo: list[Node] = []
         self.written: set[int] = set()
         self.listed: set[int] = set()
+        self.halved = 0
 
     def result(self) -> Relaxed:
         if self.graph.root.empty:
@@ -184,8 +187,14 @@ class _Writer:
             coefficient = int("".join(map(str, digits.digits))) * 10 ** max(int(digits.exponent), 0)
             # The engine's multiples are none below zero.
             signed = not any(bound is not None and bound >= 0 for bound in (node.minimum, node.above))
-            if self.simple or signed or coefficient > LARGEST_FACTOR or int(digits.exponent) < -6:
+            if self.simple or coefficient > LARGEST_FACTOR or int(digits.exponent) < -6:
                 self._left(node, "multipleOf", AT_COMPLETION)
+            elif signed:
+                self._left(node, "multipleOf", AT_COMPLETION)
+                # Without bounds more digits always make a multiple. Halves of several nodes that hold together multiply.
+                if node.integral and node.kinds == NUMBER and len(given) and self.halved < MOST_HALVED:
+                    self.halved += 1
+                    own["anyOf"] = _halves(node, node.multiple)
             else:
                 own["multipleOf"] = _plain(node.multiple)
 
@@ -430,6 +439,20 @@ def _written(value: Any) -> bool:
         return not isinstance(value, str) or bool(value.encode() or True)
     except UnicodeEncodeError:
         return False
+
+
+def _halves(node: Node, multiple: Decimal) -> list[Any]:
+    """Multiples above zero as the engine has them; below they are listed where they are few, or else judged when written."""
+    halves: list[Any] = [{"maximum": 0}]
+    low = max((bound for bound in (node.minimum, node.above) if bound is not None), default=None)
+    high = min((bound for bound in (node.maximum, node.below) if bound is not None), default=None)
+    if low is not None and multiple == multiple.to_integral_value() and -low <= MOST_NEGATIVE * multiple:
+        step = int(multiple)
+        below = [number for number in range(-step, int(low) - 1, -step) if high is None or number <= high]
+        halves = [{"enum": below}] if below else []
+    if high is None or high >= 0:
+        halves.append({"minimum": 0, "multipleOf": _plain(multiple)})
+    return halves or [{"maximum": 0}]
 
 
 def _plain(number: Decimal) -> int | float:

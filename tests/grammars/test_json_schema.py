@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import random
+import time
 import typing
 from dataclasses import dataclass
 
@@ -300,3 +301,30 @@ def test_an_array_whose_values_are_used_up_ends():
     )
     with pytest.raises(Unsatisfiable):
         JsonSchema({"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "minItems": 3}).compile(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "factor"),
+    [(None, 100, 3), (-100, 100, 3), (-40, None, 7), (-50, -5, 6), (-5, 130, 64), (None, 99, 2.5), (-30, 30, 10)],
+)
+def test_digits_that_no_multiple_within_the_bounds_begins_with_are_refused(low, high, factor):
+    """Against all multiples up to 10**5: what is unbounded on a side has one that goes on from any digits."""
+    bounds = {"minimum": low, "maximum": high, "multipleOf": factor}
+    schema = {"type": "integer", **{keyword: bound for keyword, bound in bounds.items() if bound is not None}}
+    constraint = JsonSchema(schema).compile(SMALL)
+    lowest, highest = -(10**5) if low is None else low, 10**5 if high is None else high
+    members = {str(number) for number in range(lowest, highest + 1) if number % factor == 0}
+    begins = {member[:k] for member in members for k in range(len(member) + 1)}
+    for number in range(-150, 151):
+        state = by_bytes(constraint, str(number).encode())
+        assert (state is not None) == (str(number) in begins), number
+        assert (state is not None and state.is_complete) == (str(number) in members), number
+
+
+def test_halves_of_many_multiples_that_hold_together_do_not_multiply():
+    begun = time.process_time()
+    schema = {
+        "allOf": [{"type": "integer", "minimum": -(10**6), "maximum": 1000, "multipleOf": k} for k in range(2, 24)]
+    }
+    assert is_member(JsonSchema(schema).compile(SMALL), "0")
+    assert time.process_time() - begun < 2.0
