@@ -181,9 +181,12 @@ def _serve(connection: Connection, vocabulary: Vocabulary, places: dict[str, str
     """The process's main: specs in, verdicts out, until the other side is gone."""
     import signal
 
+    from grammars import registry
     from grammars.named import register_from
     from grammars.registry import compile_spec, language_from_spec
 
+    # What matters is the verdict, and that is remembered in front: compiled constraints are kept where the model runs.
+    registry.CACHED_CONSTRAINTS = 8
     # Ctrl-C in a terminal reaches the whole group; this process ends when its parent does.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
