@@ -20,17 +20,21 @@ import grammars
 from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
 from grammars.llguidance_probe import timeout_s, too_slow
+from grammars.memory import give_back
 from grammars.predicate_deadline import OutOfTime, within
 from grammars.vocabulary import Vocabulary
 
 L = TypeVar("L", bound=type[Language])
 
 CACHED_CONSTRAINTS = 256
+# Constraints dropped from the cache between two calls for their memory.
+DROPPED_BEFORE_TRIM = 128
 
 _REGISTERS = re.compile(r'^@grammar\("(\w+)"\)$', re.MULTILINE)
 _LANGUAGES: dict[str, type[Language]] = {}
 _COMPILED: OrderedDict[tuple[str, Vocabulary], Constraint] = OrderedDict()
 _COMPILED_LOCK = threading.Lock()
+_dropped = 0
 
 
 @dataclass(frozen=True)
@@ -189,11 +193,22 @@ def _compiled(spec: str, vocabulary: Vocabulary, language: Callable[[], Language
         constraint = within(seconds, lambda: language().compile(vocabulary))
     except OutOfTime:
         raise too_slow(seconds) from None
+    dropped = []
     with _COMPILED_LOCK:
         _COMPILED[key] = constraint
         while len(_COMPILED) > CACHED_CONSTRAINTS:
-            _COMPILED.popitem(last=False)
+            dropped.append(_COMPILED.popitem(last=False))
+    _forget(dropped)
     return constraint
+
+
+def _forget(dropped: list[Any]) -> None:
+    global _dropped
+    before = _dropped
+    _dropped += len(dropped)
+    dropped.clear()
+    if _dropped // DROPPED_BEFORE_TRIM > before // DROPPED_BEFORE_TRIM:
+        give_back()
 
 
 def _shown(value: Any) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import json
 import re
 import subprocess
 import sys
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -152,3 +155,20 @@ def test_a_compile_in_python_that_takes_too_long_is_stopped(monkeypatch: pytest.
     with pytest.raises(GrammarError, match=r"not compiled within 0\.2 s"):
         compile_cached(Endless(), SMALL)
     assert time.monotonic() - begin < 5.0
+
+
+def test_constraints_that_were_dropped_are_collected_soon(monkeypatch: pytest.MonkeyPatch):
+    """They refer to themselves and hold memory that Python's collector does not see: it is not left to chance when they go."""
+    monkeypatch.setattr(registry, "CACHED_CONSTRAINTS", 3)
+    monkeypatch.setattr(registry, "DROPPED_BEFORE_TRIM", 4)
+    gc.disable()
+    try:
+        made = []
+        for k in range(16):
+            constraint = registry.compile_spec(json.dumps({"json_schema": {"const": k, "title": "dropped"}}), SMALL)
+            constraint.start()
+            made.append(weakref.ref(constraint))
+            del constraint
+        assert sum(one() is not None for one in made) <= 3 + 4
+    finally:
+        gc.enable()
