@@ -153,7 +153,8 @@ def test_a_hostile_constraint_costs_itself_alone(serving: Serving, name: str) ->
     print(
         f"{name}: {response.status_code} after {took:.1f} s; {len(beside)} others, {mean_s:.2f} s each, {quiet_s:.2f} s in quiet"
     )
-    assert mean_s <= 10 * quiet_s
+    # Whoever waited for a budget to end would wait 5 s.
+    assert mean_s <= max(10 * quiet_s, 4.0)
 
 
 # Predicates
