@@ -7,6 +7,7 @@ import json
 import math
 import socket
 import time
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -402,12 +403,13 @@ def test_the_engines_own_channel_is_closed_to_bodies(serving: Serving, body: dic
     error_of(response, response.status_code)
 
 
-def test_the_operators_secrets_stay_behind_their_names(serving: Serving) -> None:
-    """A database's place, a module's name and a folder are told nobody."""
+def test_the_operators_secrets_stay_behind_their_names(serving: Serving, operator_folder: Path) -> None:
+    """A database's place and the operator's folders are told nobody; of a function that raised, the file's name and the line."""
     for constraint in ("nobody", {"sql": "nobody"}, {"named": "nobody"}, {"predicate": "raises"}, "raises"):
         response = serving.post("/v1/completions", json={**COMPLETION, "reweigh": {"constraint": constraint}})
         assert response.status_code in (400, 422)
-        assert "shop.sqlite" not in response.text and "rules" not in response.text and "Traceback" not in response.text
+        assert "shop.sqlite" not in response.text and str(operator_folder) not in response.text
+        assert "Traceback" not in response.text
 
 
 json_values = st.recursive(
@@ -442,12 +444,14 @@ def test_random_bodies_never_fail_the_server_and_are_never_unconstrained(serving
 def test_no_infinity_reaches_json(serving: Serving) -> None:
     """Particles that are dead are told of with null, and a group whose particles all are is a 422."""
     odd_or_even = {"all": ["even", {"regex": "[0-9]"}]}
-    body = {**COMPLETION, "prompt": "1 2 3 4 ", "max_tokens": 4}
+    body = {**COMPLETION, "prompt": "A digit: ", "max_tokens": 4, "temperature": 2}
     dead = 0
     for seed in range(6):
         own = {"constraint": odd_or_even, "particles": 16, "return_particles": True, "ess_threshold": 0, "seed": seed,
                "sampler": "awrs"}  # fmt: skip
-        told = strictly(serving.post("/v1/completions", json={**body, "reweigh": own}).text)
+        response = serving.post("/v1/completions", json={**body, "reweigh": own})
+        assert response.status_code == 200, response.text[:500]
+        told = strictly(response.text)
         for choice in told["choices"]:
             dead += sum(particle["log_weight"] is None for particle in choice["particles"])
             assert all(particle["weight"] == 0 for particle in choice["particles"] if particle["log_weight"] is None)
@@ -488,7 +492,7 @@ def test_depth_is_that_of_the_value() -> None:
 
 @pytest.mark.parametrize("unit", [b"[]", b'"",', b"\\", b'"\\"', b"{", b'["', b'\\"[', b"a"])
 def test_depth_takes_no_longer_than_a_body_may_hold_up_the_others(unit: bytes) -> None:
-    """4 MiB of anything: linear time, and the event loop waits for it. 50 ns a byte would be .2 s; a regex took seconds."""
+    """4 MiB of anything: linear time, since the event loop waits for it."""
 
     def seconds(length: int) -> float:
         body = (unit * length)[:length]
@@ -499,4 +503,6 @@ def test_depth_takes_no_longer_than_a_body_may_hold_up_the_others(unit: bytes) -
             times.append(time.perf_counter() - began)
         return min(times)
 
-    assert seconds(4 << 20) < max(64 * seconds(1 << 17), 0.1), "a quarter more than linear over five doublings"
+    assert seconds(4 << 20) < 100 * seconds(1 << 17), (
+        "32 times as long a body takes 32 times as long; a square law, 1024 times"
+    )
