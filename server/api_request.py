@@ -12,7 +12,7 @@ from samplers.reward import reward_named
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
 from server.api_schemas import checked_schema, shown, strict_schema
-from server.api_tools import MARKER, Tools, tools_of
+from server.api_tools import Tools, tools_of
 
 MOST_CHOICES = 64
 MOST_PARTICLES = 1024
@@ -75,6 +75,13 @@ _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
     "prediction": ((None,), "leave it out"),
     "vllm_xargs": ((None, {}), "leave it out"),
     "kv_transfer_params": ((None,), "leave it out"),
+    "ec_transfer_params": ((None,), "leave it out"),
+    "return_token_ids": ((None, False), "leave it out"),
+    "return_tokens_as_token_ids": ((None, False), "leave it out"),
+    "return_prompt_text": ((None, False), "leave it out"),
+    "include_reasoning": ((None, True), "what the model thought is in the message"),
+    "skip_special_tokens": ((None, True), "special tokens write no text here"),
+    "stream_interval": ((None, 1), "tokens stream as they are made"),
 }
 _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
@@ -179,17 +186,24 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
         if name in _LATER and own[name] is not None:
             raise bad(f"reweigh.{name}: {_LATER[name]} is not served yet", f"reweigh.{name}", "not_implemented")
     best_of, k = _best_of(own, names)
+    if not chat and (body.get("tools") or body.get("tool_choice") not in (None, "none")):
+        raise bad("tools are for /v1/chat/completions", "tools" if body.get("tools") else "tool_choice")
     tools = tools_of(body) if chat else None
     spec, param, instruction = _constraint(body, own, names)
     if tools is not None:
         spec, param = tools.spec(spec), "tools"
         instruction = "\n\n".join(filter(None, (instruction, tools.shown())))
     marker = _thinking(own, thinking)
+    if spec is None and own.get("thinking"):
+        raise bad("reweigh.thinking says where a constraint begins, and there is none", "reweigh.thinking")
     if marker is not None and spec is not None:
         spec = {"then": {"marker": marker, "constraint": spec}}
     show = own.get("show_schema", True)
     if not isinstance(show, bool):
         raise bad(f"reweigh.show_schema is {_short(show)}: true or false was wanted", "reweigh.show_schema")
+    for name, kind, what in (("stream", bool, "true or false"), ("stream_options", Mapping, "an object")):
+        if body.get(name) is not None and not isinstance(body[name], kind):
+            raise bad(f"{name} is {_short(body[name])}: {what} was wanted", name)
     options = body.get("stream_options") or {}
     return Asked(
         spec=spec,
@@ -202,7 +216,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
         settings=_settings(body, {**own, **k}),
         max_tokens=_max_tokens(body, chat),
         stream=body.get("stream") is True,
-        include_usage=isinstance(options, Mapping) and options.get("include_usage") is True,
+        include_usage=options.get("include_usage") is True,
         logprobs=_logprobs(body, chat),
         return_particles=_flag(own, "return_particles"),
         thinking=marker if spec is not None else None,
@@ -258,7 +272,7 @@ def _structured_outputs(given: Any) -> tuple[Spec, str, str | None]:
     if not isinstance(given, Mapping):
         raise bad(f"structured_outputs is {_short(given)}: an object was wanted", "structured_outputs")
     given = {key: value for key, value in given.items() if value not in (None, False)}
-    options = {"disable_any_whitespace": "compact"} if "disable_any_whitespace" in given else {}
+    compact = given.get("disable_any_whitespace") is not None
     kinds = [key for key in given if key != "disable_any_whitespace"]
     known = ("json", "regex", "choice", "grammar", "json_object")
     if len(kinds) != 1 or kinds[0] not in known:
@@ -271,7 +285,7 @@ def _structured_outputs(given: Any) -> tuple[Spec, str, str | None]:
     names = Names()
     if kind in ("json", "json_object"):
         schema = {"type": "object"} if kind == "json_object" else checked_schema(value, place)
-        spec = {"json_schema": schema, **({"whitespace": "compact"} if options else {})}
+        spec = {"json_schema": schema, **({"whitespace": "compact"} if compact else {})}
         return spec, place, shown(schema)
     if kind == "grammar":
         if isinstance(value, str) and "::=" in value:
@@ -425,6 +439,3 @@ def _flag(values: Mapping[str, Any], name: str) -> bool:
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=True, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-__all__ = ["MARKER", "Asked", "asked_of", "is_ours", "refuse_unknown"]

@@ -104,9 +104,11 @@ async def _gone(raw_request: Request) -> None:
 
 async def _body(raw_request: Request) -> dict[str, Any]:
     content = raw_request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if content and content != "application/json":
+    # Another site's page can have a browser post without a type, and with the key that it remembers.
+    if content != "application/json":
         raise ApiError(
-            HTTPStatus.UNSUPPORTED_MEDIA_TYPE, f"content-type is {content[:80]}: application/json was wanted"
+            HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+            f"content-type is {content[:80] or 'missing'}: application/json was wanted",
         )
     try:
         body = read_json(await raw_request.body())

@@ -16,6 +16,7 @@ from server.api_request import asked_of, is_ours, refuse_unknown
 from server.api_schemas import nodes, strict_schema
 from server.api_tools import tools_of
 
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 NAMES = Names(frozenset({"even", "shop"}), frozenset({"shop"}))
 
 
@@ -56,6 +57,25 @@ def test_the_fields_of_a_body():
     assert 0 < asked.settings["temperature"] < 0.001
 
 
+@pytest.mark.parametrize(
+    ("body", "chat", "param"),
+    [
+        ({"tools": [TOOL]}, False, "tools"),
+        ({"tool_choice": "required"}, False, "tool_choice"),
+        ({"reweigh": {"thinking": "</think>"}}, True, "reweigh.thinking"),
+        ({"reweigh": {}, "stream": "yes"}, True, "stream"),
+        ({"reweigh": {}, "stream_options": [1]}, True, "stream_options"),
+        ({"reweigh": {}, "return_token_ids": True}, True, "return_token_ids"),
+        ({"reweigh": {}, "skip_special_tokens": False}, True, "skip_special_tokens"),
+    ],
+)
+def test_a_field_that_would_be_ignored_is_refused(body: dict[str, Any], chat: bool, param: str):
+    """Tools in a plain completion above all: it would be an unconstrained 200."""
+    with pytest.raises(ApiError) as refused:
+        read(body, chat)
+    assert (refused.value.status, refused.value.param) == (400, param)
+
+
 def test_negative_seeds_have_a_place_of_their_own():
     assert read({"seed": -1, "reweigh": {}}).seed == 2**64 - 1
 
@@ -73,7 +93,6 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=3),
     max_leaves=12,
 )
-TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 
 
 @given(VALUES, st.sampled_from(FIELDS), st.booleans())

@@ -327,6 +327,7 @@ def test_other_content_types_are_refused(serving: Serving) -> None:
         response = serving.post("/v1/completions", content=json.dumps(COMPLETION),
                                 headers={**serving.headers, "Content-Type": content_type})  # fmt: skip
         error_of(response, 415)
+    error_of(serving.post("/v1/completions", content=json.dumps(COMPLETION)), 415)
 
 
 # Every field of `reweigh`
