@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 
 from decoding.order import Order
-from decoding.request import Request, Result, Stats, Usage, finished_text, texts_of, trace_of
-from grammars import errors
-from grammars.errors import DeadEnd, EngineError, ReweighError
+from decoding.request import Request, Result, Stats, Usage, finished_text, num_tokens, texts_of, trace_of
+from grammars.errors import DeadEnd, ReweighError, error_named
 from grammars.errors import RequestError as BadRequest
 from grammars.vocabulary import Vocabulary
 from samplers.randomness import MAX_SEED
@@ -137,7 +136,7 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
     tokens = summary["tokens"]
     finish_reasons = summary["status"]
     traces = summary["traces"]
-    completion = sum(len(ids) + (reason == "stop") for ids, reason in zip(tokens, finish_reasons, strict=True))
+    completion = sum(map(num_tokens, tokens, finish_reasons))
     texts = texts_of(tokens, vocabulary.decode)
     if request.stop:
         texts = [
@@ -186,9 +185,7 @@ def _error(
     request: Request, summary: dict[str, Any], log_weights: np.ndarray, texts: list[bytes]
 ) -> ReweighError | None:
     if summary["error"] is not None:
-        kind, message = summary["error"]
-        made = getattr(errors, kind, EngineError)
-        return made(message) if issubclass(made, ReweighError) else EngineError(f"{kind}: {message}")
+        return error_named(*summary["error"])
     if np.all(log_weights == -math.inf):
         longest = max(len(tokens) for tokens in summary["tokens"])
         if longest + 1 >= request.max_tokens and not request.truncate:

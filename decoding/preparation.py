@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 
-from grammars.errors import GrammarError, ReweighError
+from grammars.errors import ReweighError, kind_of
 from grammars.registry import compile_spec
 from grammars.vocabulary import Vocabulary
 
@@ -43,8 +43,7 @@ class Preparation:
         try:
             compile_spec(spec, self._vocabulary).start()
         except ReweighError as error:
-            kind = next(kind for kind in type(error).__mro__ if kind.__module__ == GrammarError.__module__)
-            return kind.__name__, str(error)
+            return kind_of(error), str(error)
         except Exception as error:  # a defect in a compiler: this request's error, told to it by name
             return "EngineError", f"internal error while the constraint was compiled: {type(error).__name__}: {error}"
         return None

@@ -295,6 +295,11 @@ class Chunk:
     result: Result | None = None
 
 
+def num_tokens(tokens: Sequence[int], finish_reason: str) -> int:
+    """Tokens of a text, its end included where it has come to one."""
+    return len(tokens) + (finish_reason == "stop")
+
+
 def finished_text(text: str, stops: Sequence[str]) -> str:
     """A text up to the first stop string in it."""
     return text[: min((place for stop in stops if (place := text.find(stop)) >= 0), default=len(text))]

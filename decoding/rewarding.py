@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from decoding.request import Result
+from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.reward import Candidate, Reward, judged, reward_named
 
@@ -72,7 +72,7 @@ def with_rewards(result: Result, prompt: str, selecting: Selecting) -> Result:
             prompt,
             result.texts[i],
             float(result.log_probs[i]),
-            len(result.tokens[i]) + (result.finish_reasons[i] == "stop"),
+            num_tokens(result.tokens[i], result.finish_reasons[i]),
         )
         for i in living
     ]

@@ -80,6 +80,10 @@ class Row:
     known: int = 0
     error: ReweighError | None = None
     numbers: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
+    stops: tuple[bytes, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.stops = tuple(stop.encode() for stop in self.order.stop)
 
     @property
     def key(self) -> tuple[str, int]:
@@ -284,18 +288,18 @@ class RowSampler:
             return Post(particle, position, self.vocabulary.eos, -np.inf, -np.inf, 0, 0, error=named)
         token = draw.token if draw.token >= 0 else self.vocabulary.eos
         is_eos = token == self.vocabulary.eos
-        is_stop = bool(row.order.stop) and not is_eos and self._stops(row, token)
+        is_stop = bool(row.stops) and not is_eos and self._stops(row, token)
         return Post(particle, position, token, draw.log_weight, draw.logprob, draw.checks, draw.masks, is_eos, is_stop)
 
     def _stops(self, row: Row, token: int) -> bool:
         """Whether the token ends one of the request's stop strings; only the last tokens before it are looked at."""
-        stops = [stop.encode() for stop in row.order.stop]
-        text, wanted = self.vocabulary.bytes_of(token), max(map(len, stops)) - 1 + len(self.vocabulary.bytes_of(token))
+        text = self.vocabulary.bytes_of(token)
+        wanted = max(map(len, row.stops)) - 1 + len(text)
         for before in chain(reversed(row.kept()), reversed(row.past)):
             if len(text) >= wanted:
                 break
             text = self.vocabulary.bytes_of(before) + text
-        return any(stop in text for stop in stops)
+        return any(stop in text for stop in row.stops)
 
     def _watch(
         self,

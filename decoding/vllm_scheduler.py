@@ -308,9 +308,7 @@ class ReweighScheduler(Scheduler):
         if group.finished:
             return
         if group.order.stream:
-            tokens = group.tokens[0][-1:] if group.order.streams_tokens else []
-            progress = {KEY: {"step": group.steps, "live": len(group.live), "ess": group.population.ess}}
-            self._unsent.append((run.origin.client_index, _output(run.origin, tokens, None, progress)))
+            self._unsent.append((run.origin.client_index, _news(run.origin, group)))
         for fork in step.forks:
             self._fork(run, fork)
         parents = {fork.parent for fork in step.forks}
@@ -376,6 +374,14 @@ class ReweighScheduler(Scheduler):
             return KVCacheBlocks((blocks,)), computed, 0, False
         self.forks_recomputed += 1
         return super()._get_local_prefix_cache_hit(request)
+
+
+def _news(origin: Request, group: Group) -> EngineCoreOutput:
+    """What a streamed group has to tell after a step: its new token, or of several particles how far they are."""
+    if group.order.streams_tokens:
+        return _output(origin, group.tokens[0][-1:], None, None)
+    progress = {"step": group.steps, "live": len(group.live), "ess": group.population.ess}
+    return _output(origin, [], None, {KEY: progress})
 
 
 def _output(

@@ -82,8 +82,7 @@ class Service:
                 tokens = list(output.outputs[0].token_ids) if alone and stream else []
                 new_text = text.feed(self.vocabulary.decode(tokens)) if tokens else ""
                 if not output.finished:
-                    where = news or {}
-                    yield Chunk(new_text, where.get("step", 0), where.get("live", 1), where.get("ess", 1.0))
+                    yield Chunk(new_text, text.fed, 1, 1.0) if news is None else Chunk("", **news)
                     continue
                 if news is None:
                     raise EngineError("the request was aborted inside the engine")

@@ -44,3 +44,16 @@ class RewardError(ReweighError):
 
 class EngineError(ReweighError, RuntimeError):
     """The engine could not be started, or ended while requests were under way."""
+
+
+def kind_of(error: ReweighError) -> str:
+    """The name of an error's type as it travels between processes: a language's own kinds go by that of their base here."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == __name__)
+
+
+def error_named(kind: str, message: str) -> ReweighError:
+    """The error that `kind_of` has named; an EngineError for a name that is none."""
+    made = globals().get(kind)
+    if isinstance(made, type) and issubclass(made, ReweighError):
+        return made(message)
+    return EngineError(f"{kind}: {message}")

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from samplers.population import log_mean_exp, normalise
+from decoding.request import finite_or_none, num_tokens
+from samplers.population import effective_sample_size, log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
 from samplers.potential import charge
 
@@ -62,30 +63,35 @@ class Answer:
 
     @property
     def ess(self) -> float:
-        return float(1.0 / np.square(self.weights).sum())
+        return effective_sample_size(self.charged)
 
     def extras(self, particles: bool) -> dict[str, Any]:
         """What a choice carries beside OpenAI's keys. particles: whether all of them are told of."""
         told: dict[str, Any] = {
-            "log_weight": finite(self.log_weights[self.particle]),
+            "log_weight": finite_or_none(self.log_weights[self.particle]),
             "weight": float(self.weights[self.particle]),
-            "log_z": finite(self.log_z),
+            "log_z": finite_or_none(self.log_z),
             "ess": self.ess,
         }
         rewards = self.result.rewards
         if rewards is not None:
-            told["reward"] = finite(rewards[self.particle])
+            told["reward"] = finite_or_none(rewards[self.particle])
         if particles:
             result = self.result
             told["particles"] = [
-                {"text": text, "log_weight": finite(log_weight), "weight": float(weight), "finish_reason": reason}
+                {
+                    "text": text,
+                    "log_weight": finite_or_none(log_weight),
+                    "weight": float(weight),
+                    "finish_reason": reason,
+                }
                 for text, log_weight, weight, reason in zip(
                     result.texts, self.log_weights, self.weights, result.finish_reasons, strict=True
                 )
             ]
             if rewards is not None:
                 for one, reward in zip(told["particles"], rewards, strict=True):
-                    one["reward"] = finite(reward)
+                    one["reward"] = finite_or_none(reward)
             told["ess_history"] = list(result.stats.ess_history)
             told["ancestry"] = [[step, parents] for step, parents in result.ancestry]
         return told
@@ -122,7 +128,7 @@ def usage(answers: Sequence[Answer]) -> dict[str, Any]:
     """Tokens: the prompt's once; of the choices; and, beside OpenAI's keys, of all particles."""
     prompt = answers[0].result.usage.prompt_tokens
     completion = sum(
-        len(answer.result.tokens[answer.particle]) + (answer.result.finish_reasons[answer.particle] == "stop")
+        num_tokens(answer.result.tokens[answer.particle], answer.result.finish_reasons[answer.particle])
         for answer in answers
     )
     return {
@@ -140,7 +146,7 @@ def totals(answers: Sequence[Answer]) -> dict[str, Any]:
     masks = sum(answer.result.stats.masks for answer in answers)
     sampled = max(sum(answer.result.stats.sampled_tokens for answer in answers), 1)
     return {
-        "log_z": finite(log_mean_exp(np.array([answer.log_z for answer in answers]))),
+        "log_z": finite_or_none(log_mean_exp(np.array([answer.log_z for answer in answers]))),
         "ess": sum(answer.ess for answer in answers),
         "reweigh": {
             "seed": answers[0].result.seed,
@@ -152,11 +158,6 @@ def totals(answers: Sequence[Answer]) -> dict[str, Any]:
             "wall_s": max(answer.result.stats.wall_s for answer in answers),
         },
     }
-
-
-def finite(value: float) -> float | None:
-    """A number for JSON; None for an infinite one."""
-    return float(value) if math.isfinite(value) else None
 
 
 def logprob(value: float) -> float:

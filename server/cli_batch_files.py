@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from grammars.errors import ReweighError
 from server.cli_errors import UsageError
+from server.cli_inputs import json_line
 from server.cli_output import as_line, emit
 
 PROMPTS = ("prompt", "messages")
@@ -54,12 +55,7 @@ class Lines:
 
 
 def _line(data: bytes, place: str) -> Line:
-    try:
-        record = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{place}: not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: no JSON: {error}") from error
+    record = json_line(data, place)
     if not isinstance(record, dict):
         raise UsageError(f'{place}: an object was wanted, such as {{"id": 1, "prompt": "..."}}')
     key = record.get("id")

@@ -16,6 +16,7 @@ import numpy as np
 
 from samplers.inference_scaling_pool import Judged
 from server.cli_errors import UsageError
+from server.cli_inputs import json_line
 
 NEEDED = ("prompt", "candidate", "reward", "correct")
 EVERY = 100_000  # lines between two words of progress
@@ -108,12 +109,7 @@ def _opened(path: str) -> AbstractContextManager[IO[bytes]]:
 
 
 def _record(data: bytes, place: str) -> dict[str, Any]:
-    try:
-        record = json.loads(data.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{place}: not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: no JSON: {error}") from error
+    record = json_line(data, place)
     if not isinstance(record, dict):
         raise UsageError(f"{place}: {_shown(record)}; an object with {', '.join(NEEDED)} was wanted")
     for name in NEEDED:

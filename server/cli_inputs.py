@@ -85,6 +85,16 @@ def json_of(text: str, name: str) -> Any:
         raise GrammarError(f"{name} is nested too deeply to be read") from error
 
 
+def json_line(data: bytes, place: str) -> Any:
+    """The value of one line of a file of JSON lines; UsageError where it is none. place: names the file and the line."""
+    try:
+        return json.loads(data.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{place}: not UTF-8 at byte {error.start}") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{place}: no JSON: {error}") from error
+
+
 def looks_like_json(text: str) -> bool:
     return text.lstrip().startswith(("{", "[", '"')) or text.strip() in ("true", "false", "null")
 

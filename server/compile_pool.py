@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
-from grammars import errors
-from grammars.errors import EngineError, GrammarError, OverBudget, ReweighError
+from grammars.errors import EngineError, GrammarError, OverBudget, ReweighError, error_named, kind_of
 from grammars.vocabulary import Vocabulary
 
 WORKERS = 2
@@ -104,8 +103,7 @@ class CompilePool:
         kind, said = answer
         if kind is None:
             return said
-        made = getattr(errors, kind, EngineError)
-        raise made(said)
+        raise error_named(kind, said)
 
     def close(self) -> None:
         """End the processes. Idempotent."""
@@ -207,7 +205,6 @@ def _verdict(text: str, vocabulary: Vocabulary, compile_spec: Any, language_from
         compile_spec(made, vocabulary).start()
         return None, made
     except ReweighError as error:
-        kind = next(kind for kind in type(error).__mro__ if kind.__module__ == errors.__name__)
-        return kind.__name__, str(error)
+        return kind_of(error), str(error)
     except Exception as error:  # a defect in a compiler: told, not hidden, and the process goes on
         return "EngineError", f"internal error while the constraint was compiled: {type(error).__name__}: {error}"

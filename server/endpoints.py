@@ -101,13 +101,11 @@ class Endpoints:
 
     async def init_state(self, engine_client: EngineClient | None, state: Any, args: Namespace) -> None:
         from decoding.vllm_service import Service
-        from grammars.named import register_from
 
         assert engine_client is not None, "a server that generates has an engine"
         told = args.reweigh
         service = Service(engine_client)
         await service.start()
-        register_from(told.places, told.databases)
         compiler = CompilePool(service.vocabulary, told.places, told.databases)
         await compiler.start()
         await _warm_up(service, compiler)
