@@ -41,7 +41,7 @@ demo: $(INSTALLED)  ## a real model fills a JSON schema, with weights, ESS and l
 	@.venv/bin/reweigh demo
 
 test: lint  ## lint, types and tests
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadgroup --durations=15 --durations-min=5
 
 lint: $(INSTALLED)  ## ruff and mypy
 	@.venv/bin/ruff check .

@@ -35,6 +35,8 @@ ROUTES = frozenset({
     "/version", "/tokenize", "/detokenize",
 })  # fmt: skip
 PAGE = Path(__file__).with_name("page.html")
+# Rewards that need nothing but the text: what the page offers beside the operator's own.
+SHIPPED_REWARDS = ["mean_logprob", "json_valid"]
 
 router = APIRouter()
 
@@ -47,6 +49,8 @@ async def page(raw_request: Request) -> Response:
     setup = {
         "constraints": sorted(names.constraints - names.databases),
         "databases": sorted(names.databases),
+        "rewards": [*sorted(names.rewards), *SHIPPED_REWARDS],
+        "shipped": SHIPPED_REWARDS,
         "key": bool(state.reweigh_gate.keys),
     }
     page = PAGE.read_text(encoding="utf-8")

@@ -87,7 +87,8 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        env={**os.environ, "PYTHONPATH": path},
+        # A heap for every thread would use up the address space that the process may have.
+        env={**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
     )
     try:
         out, complaints = process.communicate(json.dumps(request).encode(), timeout=limits.timeout_s + START_S)
@@ -128,7 +129,7 @@ def _read(out: bytes, complaints: bytes, code: int, limits: Limits) -> Rows:
         if code in (-signal.SIGALRM, -signal.SIGXCPU, -signal.SIGKILL):
             raise _too_late(limits)
         said = complaints.decode(errors="replace").strip().splitlines()
-        if said and "MemoryError" in said[-1]:
+        if said and any(sign in said[-1] for sign in ("MemoryError", "cannot allocate memory", "bad_alloc")):
             raise ExecutionError(f"the query needs more than {limits.memory_mib} MiB", "memory")
         raise ExecutionError(f"the query's process ended with code {code}{': ' + said[-1] if said else ''}", "database")
     last = lines[-1]

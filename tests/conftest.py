@@ -21,6 +21,15 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, d
 hypothesis.settings.load_profile("fixed")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run in several processes (`-n 2 --dist loadgroup`), all tests of the shared engine fall to one, all of the server to one."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        shared = next((name for name in ("serving", "servers", "engine") if name in fixtures), None)
+        group = "server" if shared in ("serving", "servers") else shared or item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """The shared folder of data sets; the test is skipped where it is not there."""

@@ -28,8 +28,12 @@ _CONNECT_ARGUMENTS: dict[str, dict[str, Any]] = {
     "postgresql": {"connect_timeout": CONNECT_S},
     "mysql": {"connect_timeout": CONNECT_S},
     "mariadb": {"connect_timeout": CONNECT_S},
-    # Without this a SELECT could read, and a COPY write, any file.
-    "duckdb": {"read_only": True, "config": {"enable_external_access": "false", "lock_configuration": "true"}},
+    # Without external access off, a SELECT could read, and a COPY write, any file. A thread for every core takes address space,
+    # which the process of a query has little of.
+    "duckdb": {
+        "read_only": True,
+        "config": {"enable_external_access": "false", "lock_configuration": "true", "threads": "2"},
+    },
 }
 # How a transaction is bounded: before anything else is said in it.
 _READ_ONLY: dict[str, tuple[str, ...]] = {

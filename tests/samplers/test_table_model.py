@@ -127,7 +127,7 @@ def is_unbiased(sampler: str, masks: str, n: int, runs: int, most: float = 1.0, 
         # A step multiplies w * phi by at most .6 e^.9 (one 'a' more, at its largest p): three steps stay below 8.
         ("auto", "wide", {"ess_threshold": 0.7, "log_potential": log_potential, "most": 8.0}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_five_particles_estimate_every_texts_mass_without_bias(sampler: str, masks: str, options: dict) -> None:
     """E[mean w * 1{text}] = p(text) * Phi(text) and E[exp(log_z)] = Z. False alarm <= 1e-6."""

@@ -81,8 +81,9 @@ class Visit:
         """Fill the form in: fields by their id, and `mode`."""
         if mode := form.pop("mode", None):
             self.page.check(f"[name=mode][value={mode}]")
-        if kind := form.pop("kind", None):
-            self.page.select_option("#kind", kind)
+        for name in ("kind", "reward"):
+            if name in form:
+                self.page.select_option(f"#{name}", form.pop(name))
         for field, value in form.items():
             self.page.fill(f"#{field}", value)
 
@@ -188,6 +189,25 @@ def test_page_draws_the_particles_weights_and_ancestry_that_came(visit: Visit) -
     assert response.request.post_data_json["reweigh"]["constraint"] == {"json_schema": SCHEMA}
     for part in ('"particles": 8', '"ess_threshold": 0.9', "seed=3", "max_tokens=48", "temperature=1.2", KEY):
         assert (part in code) == (part != KEY)
+    assert visit.complaints == []
+
+
+def test_page_selects_by_a_reward(visit: Visit) -> None:
+    offered = visit.page.eval_on_selector_all("#reward option", "all => all.map(one => one.value)")
+    assert offered[0] == "" and {"short", "mean_logprob", "json_valid"} <= set(offered)
+    assert visit.page.is_hidden("#select_temperature")
+    visit.ask(mode="completion", prompt="Count: ", kind="regex", spec="[0-9]( [0-9]){2,12}", reward="short")
+    visit.ask(particles="6", seed="2", max_tokens="40", select_temperature="0")
+    code = visit.page.text_content("#code") or ""
+    assert '"best_of": {"reward": "short", "temperature": 0}' in code
+    (choice,) = (c for event in events(visit.run()) for c in event["choices"] if c["finish_reason"])
+    rewards = [one["reward"] for one in choice["particles"]]
+    assert rewards == [-len(one["text"]) for one in choice["particles"]]
+    shown = visit.page.eval_on_selector_all("#rows tr", "rows => rows.map(row => row.cells[4].textContent)")
+    assert [number(reward) for reward in shown] == rewards
+    assert len(visit.page.text_content("#answer") or "") == -max(rewards), "at temperature 0 the best one wins"
+    visit.page.click("#tab-python")
+    compile(visit.page.text_content("#code") or "", "reward", "exec")
     assert visit.complaints == []
 
 

@@ -214,7 +214,6 @@ def asked(serving: Serving, path: str, body: dict[str, Any]) -> Iterator[socket.
 def test_who_leaves_frees_its_rows_within_a_second(serving: Serving, body: dict[str, Any], stream: bool) -> None:
     until(lambda: under_way(serving) == 0, 30)
     with asked(serving, "/v1/completions", {**body, "stream": stream}) as connection:
-        until(lambda: gauge(serving, "num_requests_running") > 0, 60)
         until(lambda: gauge(serving, "kv_cache_usage_perc") > 0, 60)
         if stream:
             assert connection.recv(100).startswith(b"HTTP/1.1 200")
@@ -322,12 +321,12 @@ def test_the_queue_is_bounded_and_sigterm_drains(servers: dict[str, Serving]) ->
     """Full: 429 with Retry-After. SIGTERM: what is under way is finished, what is new is refused, a second one changes nothing."""
     serving = servers["drain"]
     processes = family(serving)
-    long = {**ENDLESS, "max_tokens": 150, "reweigh": {**ENDLESS["reweigh"], "particles": 4}}  # type: ignore[dict-item]
-    plain = {"model": MODEL, "prompt": "x", "max_tokens": 150, "ignore_eos": True}
+    long = {**ENDLESS, "max_tokens": 300, "reweigh": {**ENDLESS["reweigh"], "particles": 4}}  # type: ignore[dict-item]
+    plain = {"model": MODEL, "prompt": "x", "max_tokens": 300, "ignore_eos": True}
     with ThreadPoolExecutor(4) as threads:
         sent = endless_pair(serving, threads, long)
         sent.append(threads.submit(serving.post, "/v1/completions", json=plain, timeout=300))
-        until(lambda: under_way(serving) >= 3, 60)
+        until(lambda: serving.post("/tokenize", json={"model": MODEL, "prompt": "x"}).status_code == 429, 60)
         for path in ("/v1/completions", "/v1/chat/completions", "/tokenize"):
             full = serving.post(path, json=ORDINARY)
             assert error_of(full, 429)["code"] == "queue_full" and int(full.headers["retry-after"]) >= 1
@@ -337,9 +336,9 @@ def test_the_queue_is_bounded_and_sigterm_drains(servers: dict[str, Serving]) ->
             time.sleep(0.3)
         draining = serving.post("/v1/completions", json=ORDINARY)
         assert error_of(draining, 503)["code"] == "draining" and int(draining.headers["retry-after"]) >= 1
-        whole, stream, bare = (future.result(timeout=120) for future in sent)
+        whole, stream, bare = (future.result(timeout=300) for future in sent)
     for response in (whole, bare):
-        assert response.status_code == 200 and response.json()["usage"]["completion_tokens"] == 150, response.text[:300]
+        assert response.status_code == 200 and response.json()["usage"]["completion_tokens"] == 300, response.text[:300]
     assert stream.text.rstrip().endswith("data: [DONE]") and '"log_z"' in stream.text
     assert serving.process.wait(60) == 0
     _, alive = psutil.wait_procs(processes, 20)
