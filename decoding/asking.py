@@ -125,6 +125,7 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
         resample_every=request.resample_every,
         trace=request.trace,
         stop=list(request.stop),
+        certainty=request.certainty,
         stream=stream,
         prepare=prepare,
     )
@@ -164,6 +165,7 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         seed=request.seed,
         ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
         constraint=request.constraint,
+        certainties=None if summary["certainties"] is None else np.array(summary["certainties"], dtype=np.float64),
         trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
         error=_error(request, summary, log_weights, [vocabulary.decode(ids) for ids in tokens]),
     )

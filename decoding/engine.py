@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from contextlib import suppress
+from functools import cached_property, partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, overload
@@ -23,8 +24,10 @@ from tqdm import tqdm
 from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
 from decoding.hub import require_hub_model
+from decoding.judging import EngineAsker, waited_for
+from decoding.order import Order
 from decoding.request import Chunk, Request, Result
-from decoding.rewarding import selecting_of, with_rewards
+from decoding.rewarding import begin_rewards, selecting_of
 from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
@@ -108,7 +111,8 @@ class Engine:
         progress        show a bar; None: for many prompts on a terminal
         stop            texts at which a text ends (they are cut off) as it stands, whatever the constraint would still want:
                         the target is then over what the model writes up to there
-        reward          a judge of finished texts: fn(text) or fn(prompt, text), a name, {name: options}, or an object with score():
+        reward          a judge of finished texts: fn(text) or fn(prompt, text), a name, {name: options}, a `Judge`, or an object
+                        with score():
                         the target is then p·1[C]·exp(reward / select_temperature); k is `particles` by another name
         select_temperature  1.0, in units of the reward; 0 takes the highest reward
         select          how `Result.best` is chosen with a reward: sample (default), in proportion, or argmax
@@ -122,25 +126,28 @@ class Engine:
         Raises RequestError, GrammarError (Unsatisfiable), PredicateError, DeadEnd, EngineError, TimeoutError.
         """
         _check_timeout(timeout_s)
-        selecting = selecting_of(options)
+        selecting = selecting_of(options, self.asker)
         requests, single = self._requests(prompts, messages, options)
         asked = _asked(prompts, messages, single) if selecting is not None else []
         tickets = [self._ticket(request) for request in requests]
         show = progress if progress is not None else len(tickets) > 8 and os.isatty(2)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        results: list[Result] = []
+        coming: list[Callable[[float | None], Result]] = []
         try:
-            for ticket in tickets:
-                self._driver.submit(ticket)
+            self._driver.submit(*tickets)
             for request, ticket in tqdm(list(zip(requests, tickets, strict=True)), disable=not show, unit="prompt"):
                 result = self._await(request, ticket, deadline, timeout_s)
                 # The texts of one prompt are judged while those of the others are still made.
-                judged = result if selecting is None else with_rewards(result, asked[len(results)], selecting)
-                results.append(judged)
+                coming.append(
+                    partial(_same, result)
+                    if selecting is None
+                    else begin_rewards(result, asked[len(coming)], selecting)
+                )
         except BaseException:
             for ticket in tickets:
                 self._driver.abort(ticket)
             raise
+        results = [collect(_remaining(deadline)) for collect in coming]
         if single:
             results[0].raise_for_error()
             return results[0]
@@ -156,28 +163,40 @@ class Engine:
     ) -> Result | list[Result]:
         """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows."""
         _check_timeout(timeout_s)
-        selecting = selecting_of(options)
+        selecting = selecting_of(options, self.asker)
         requests, single = await asyncio.to_thread(self._requests, prompts, messages, options)
+        asked = _asked(prompts, messages, single) if selecting is not None else []
         tickets = [self._ticket(request) for request in requests]
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+
+        async def one(place: int, done: asyncio.Future[Any]) -> Callable[[float | None], Result]:
+            await asyncio.wait([done])
+            result = self._await(requests[place], tickets[place], None, None)
+            if selecting is None:
+                return partial(_same, result)
+            # The texts of one prompt are judged while those of the others are still made.
+            return await asyncio.to_thread(begin_rewards, result, asked[place], selecting)
+
+        tasks: list[asyncio.Task[Callable[[float | None], Result]]] = []
         try:
-            for ticket in tickets:
-                self._driver.submit(ticket)
+            self._driver.submit(*tickets)
             futures = [asyncio.wrap_future(ticket.done) for ticket in tickets]
+            tasks = [asyncio.create_task(one(place, future)) for place, future in enumerate(futures)]
             _, late = await asyncio.wait(futures, timeout=timeout_s) if futures else (set(), set())
             if late:
                 raise _too_late(timeout_s)
+            coming = await asyncio.gather(*tasks)
         except BaseException:
+            for task in tasks:
+                task.cancel()
             for ticket in tickets:
                 self._driver.abort(ticket)
             raise
-        results = [self._await(request, ticket, None, None) for request, ticket in zip(requests, tickets, strict=True)]
-        if selecting is not None:
-            asked = _asked(prompts, messages, single)
-            judging = (
-                asyncio.to_thread(with_rewards, result, prompt, selecting)
-                for result, prompt in zip(results, asked, strict=True)
-            )
-            results = list(await asyncio.gather(*judging))
+        if selecting is None:
+            results = [collect(None) for collect in coming]
+        else:
+            waits = (asyncio.to_thread(collect, _remaining(deadline)) for collect in coming)
+            results = list(await asyncio.gather(*waits))
         if single:
             results[0].raise_for_error()
             return results[0]
@@ -318,6 +337,20 @@ class Engine:
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         return tuple(self._encode(text, "messages", add_special_tokens=False))
 
+    # Judging
+
+    @cached_property
+    def asker(self) -> EngineAsker:
+        """The engine's model as one that answers judges: for `JudgeReward(judge, engine.asker)`, on this engine or elsewhere."""
+        return EngineAsker(self.vocabulary, self.max_model_len, self.tokenizer, self._submit_orders)
+
+    def _submit_orders(
+        self, orders: Sequence[tuple[Order, list[int]]]
+    ) -> list[tuple[Future[dict[str, Any]], Callable[[], object]]]:
+        tickets = [Ticket(order, prompt) for order, prompt in orders]
+        self._driver.submit(*tickets)
+        return [(ticket.done, partial(self._driver.abort, ticket)) for ticket in tickets]
+
     # From requests to results
 
     def _ticket(self, request: Request, stream: bool = False) -> Ticket:
@@ -352,7 +385,7 @@ class Engine:
     def _await(self, request: Request, ticket: Ticket, deadline: float | None, timeout_s: float | None) -> Result:
         remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
-            summary = _wait(ticket.done, remaining)
+            summary = waited_for(ticket.done, math.inf if remaining is None else time.monotonic() + remaining)
         except FutureTimeout:
             raise _too_late(timeout_s) from None
         except CancelledError:
@@ -392,16 +425,12 @@ def _too_late(timeout_s: float | None) -> TimeoutError:
     return TimeoutError(f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles")
 
 
-def _wait(done: Future[dict[str, Any]], remaining: float | None) -> dict[str, Any]:
-    # Wait in short pieces: a thread blocked for good in a lock would not see Ctrl-C on every platform.
-    end = math.inf if remaining is None else time.monotonic() + remaining
-    while True:
-        piece = min(end - time.monotonic(), 0.5)
-        try:
-            return done.result(timeout=max(piece, 0.0))
-        except FutureTimeout:
-            if time.monotonic() >= end:
-                raise
+def _same(result: Result, timeout_s: float | None) -> Result:
+    return result
+
+
+def _remaining(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def existing_model(model: str | os.PathLike[str]) -> str:

@@ -58,6 +58,8 @@ class Group:
 
     A group that may resample moves in lockstep: no row samples its token t + 1 before all have theirs at t.
     tokens[i] leaves out the EOS. riders[r] are the live particles whose text row r holds, ascending; all start on row 0.
+    answers is what the order asks of p's first token; certainties[i] sums KL(uniform ‖ p) over a particle's tokens, its EOS
+    included.
     ancestry lists (step, ancestors) for every resampling; ess has one entry a step. sampled counts tokens drawn, one a
     particle and step; computed counts rows the model was asked for. log_probs[i] is log p of a particle's tokens, its EOS
     included.
@@ -77,6 +79,8 @@ class Group:
     ess: list[float] = field(default_factory=list)
     ancestry: list[tuple[int, list[int]]] = field(default_factory=list)
     log_probs: list[float] = field(init=False)
+    answers: tuple[float, ...] = ()
+    certainties: list[float] = field(init=False)
 
     def __post_init__(self) -> None:
         count = self.order.num_particles
@@ -84,6 +88,7 @@ class Group:
         self.tokens = [[] for _ in range(count)]
         self.status = [Status.LIVE] * count
         self.log_probs = [0.0] * count
+        self.certainties = [0.0] * count
         self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
         self.traces: list[list[Seen]] = [[] for _ in range(count)]
@@ -143,6 +148,7 @@ class Group:
                 self.tokens = _inherited(self.tokens, parents)
                 self.status = [self.status[parent] for parent in parents]
                 self.log_probs = [self.log_probs[parent] for parent in parents]
+                self.certainties = [self.certainties[parent] for parent in parents]
                 self.traces = _inherited(self.traces, parents)
                 drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
@@ -154,6 +160,8 @@ class Group:
         self.checks += post.checks
         particle = post.particle
         self.log_probs[particle] += post.logprob
+        self.certainties[particle] += post.certainty
+        self.answers = self.answers or post.answers
         if post.error is not None:
             self.error = post.error
         if post.seen is not None:
@@ -204,6 +212,8 @@ class Group:
             "checks": self.checks,
             "masks": self.masks,
             "error": self.error,
+            "answers": list(self.answers),
+            "certainties": self.certainties if self.order.certainty else None,
             "traces": [[astuple(seen) for seen in trace] for trace in self.traces] if self.order.trace else None,
         }
 

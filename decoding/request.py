@@ -12,6 +12,7 @@ import numpy as np
 
 from grammars.constraint import Language
 from grammars.errors import ParseError, ReweighError
+from samplers.judge import Verdict
 from samplers.population import effective_sample_size, log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
 from samplers.potential import charge
@@ -32,6 +33,7 @@ class Request:
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
     trace         whether the result says what every particle tested
     stop          texts that end a text where they occur, whatever the constraint would still want
+    certainty     whether the result says how far from uniform the laws were that each text was drawn from
     """
 
     prompt: tuple[int, ...]
@@ -48,15 +50,18 @@ class Request:
     resample_every: int | None = None
     trace: bool = False
     stop: tuple[str, ...] = ()
+    certainty: bool = False
 
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens: prompt_tokens once; completion_tokens of the returned texts; sampled_tokens of all particles, replaced ones too."""
+    """Tokens: prompt_tokens once; completion_tokens of the returned texts; sampled_tokens of all particles, replaced ones too;
+    judge_tokens of the questions to a model that judged, with one each for its answer."""
 
     prompt_tokens: int
     completion_tokens: int
     sampled_tokens: int
+    judge_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -127,8 +132,10 @@ class Result:
     finish_reasons [N] stop; stop_string: one of `stop` ended it, and is cut off; length; or dead
     log_z         log of the mean weight; exp(log_z) is an unbiased estimate of the probability that p satisfies C
     trace         [N] the steps of every particle, with `trace=True`
+    certainties   float64 [N], the sum over a text's tokens of KL(uniform ‖ p), where a reward wants it
     rewards       float64 [N] with `reward=...`, NaN for the dead and those left out: the target is then p·1[C]·exp(reward / T), T
                   the select_temperature; `posterior()`, `best` and `ess` are of that target, log_weights and log_z without it
+    verdicts      [N] what a model that judged says of each text: its variance and the mass out of range; None for the dead
     select        how `best` is chosen: "argmax", the likeliest text, or "sample", one drawn in proportion (by the seed)
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
     """
@@ -146,6 +153,8 @@ class Result:
     error: ReweighError | None = None
     trace: list[list[TraceStep]] | None = None
     rewards: np.ndarray | None = None
+    verdicts: list[Verdict | None] | None = None
+    certainties: np.ndarray | None = None
     select_temperature: float = 1.0
     select: str = "argmax"
 
@@ -264,6 +273,11 @@ class Result:
                 else {
                     "rewards": [finite_or_none(x) for x in self.rewards],
                     "selection_weights": self.selection_weights.tolist(),
+                    **(
+                        {}
+                        if self.verdicts is None
+                        else {"verdicts": [None if one is None else one.as_dict() for one in self.verdicts]}
+                    ),
                 }
             ),
             "finish_reasons": self.finish_reasons,

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from decoding.judging import Asker, JudgeReward
 from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
-from samplers.reward import Candidate, Reward, judged, reward_named
+from samplers.judge import Judge, Judgement
+from samplers.reward import Candidate, Reward, distinct, judged, reward_named
 
 UNJUDGED = ("error", "drop")
 SELECT = ("sample", "argmax")
@@ -28,8 +31,10 @@ class Selecting:
     unjudged: str
 
 
-def selecting_of(options: dict[str, Any]) -> Selecting | None:
+def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     """Take reward, select_temperature, select, unjudged and k out of the options; k is `particles` by another name.
+
+    asker  the model that answers a judge which brings none of its own
 
     Raises RequestError.
     """
@@ -59,13 +64,21 @@ def selecting_of(options: dict[str, Any]) -> Selecting | None:
     ):
         if value not in known:
             raise RequestError(f"{name}={value!r:.80}: one of {', '.join(known)} was wanted")
-    return Selecting(reward_of(given["reward"]), float(temperature), select, unjudged)
+    return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged)
 
 
-def with_rewards(result: Result, prompt: str, selecting: Selecting) -> Result:
+def with_rewards(result: Result, prompt: str, selecting: Selecting, timeout_s: float | None = None) -> Result:
     """The result with its living texts judged. An error of the judge stands in the result's `error`, and has the result."""
+    return begin_rewards(result, prompt, selecting)(timeout_s)
+
+
+def begin_rewards(result: Result, prompt: str, selecting: Selecting) -> Callable[[float | None], Result]:
+    """Begin to judge the living texts of a result; the function returned is `with_rewards` from there on.
+
+    A judge that asks a model has asked it then; any other reward has been had.
+    """
     if result.error is not None:
-        return result
+        return lambda timeout_s: result
     living = np.flatnonzero(result.log_weights > -np.inf)
     candidates = [
         Candidate(
@@ -73,26 +86,50 @@ def with_rewards(result: Result, prompt: str, selecting: Selecting) -> Result:
             result.texts[i],
             float(result.log_probs[i]),
             num_tokens(result.tokens[i], result.finish_reasons[i]),
+            None if result.certainties is None else float(result.certainties[i]),
         )
         for i in living
     ]
-    rewards = np.full(len(result.texts), np.nan)
-    error: RewardError | None = None
     try:
-        rewards[living] = rewards_for(selecting.reward, candidates, selecting.unjudged)
-        if np.isnan(rewards).all():
-            error = RewardError(f"{selecting.reward!r} could judge none of {len(candidates)} texts")
-    except RewardError as failure:
-        error = failure
-    if error is not None:
-        error.result = result
-    return replace(
-        result,
-        rewards=None if error is not None else rewards,
-        select_temperature=selecting.temperature,
-        select=selecting.select,
-        error=error,
-    )
+        collect = judging(selecting.reward, candidates, selecting.unjudged)
+    except RewardError as error:
+        failed = _failed(result, error, selecting)
+        return lambda timeout_s: failed
+
+    def collected(timeout_s: float | None) -> Result:
+        try:
+            judgement = collect(timeout_s)
+            if np.isnan(judgement.rewards).all():
+                raise RewardError(
+                    f"{selecting.reward!r} could judge none of {len(candidates)} texts{_reason(judgement)}"
+                )
+        except RewardError as error:
+            return _failed(result, error, selecting)
+        rewards = np.full(len(result.texts), np.nan)
+        rewards[living] = judgement.rewards
+        verdicts = None
+        if judgement.verdicts is not None:
+            by_place = dict(zip(living.tolist(), judgement.verdicts, strict=True))
+            verdicts = [by_place.get(place) for place in range(len(result.texts))]
+        usage = replace(result.usage, judge_tokens=judgement.tokens)
+        return replace(_ruled(result, selecting), rewards=rewards, verdicts=verdicts, usage=usage)
+
+    return collected
+
+
+def _ruled(result: Result, selecting: Selecting) -> Result:
+    return replace(result, select_temperature=selecting.temperature, select=selecting.select)
+
+
+def _failed(result: Result, error: RewardError, selecting: Selecting) -> Result:
+    """The result without rewards; its error has what was drawn."""
+    error.result = result
+    return replace(_ruled(result, selecting), error=error)
+
+
+def _reason(judgement: Judgement) -> str:
+    """Why a model that judged could not judge the first such candidate."""
+    return "".join(f": {one.problem}" for one in (judgement.verdicts or ()) if one.problem)[:400]
 
 
 class FunctionReward:
@@ -160,34 +197,70 @@ def _awaited(values: list[Any]) -> list[Any]:
     return asyncio.run(every())
 
 
-def reward_of(given: Any) -> Reward:
-    """What `reward=` stands for: a name, {name: options}, a function, or an object with `score`. Raises RequestError."""
+def reward_of(given: Any, asker: Asker | None = None) -> Reward:
+    """What `reward=` stands for: a name, {name: options}, a function, a judge, or an object with `score`. Raises RequestError.
+
+    asker  the model that answers a judge's questions
+    """
     if isinstance(given, str | Mapping):
-        return reward_named(given)
+        given = reward_named(given)
+    if hasattr(given, "questions") and hasattr(given, "verdicts"):
+        judge: Judge = given
+        if asker is None:
+            raise RequestError(
+                f"{given!r:.80} needs a model to ask: give it to generate(), or JudgeReward(judge, asker)"
+            )
+        return JudgeReward(judge, asker)
     if hasattr(given, "score"):
         scoring: Reward = given
         return scoring
     return FunctionReward(given)
 
 
-def rewards_for(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> np.ndarray:
-    """Every candidate's reward; equal texts are judged once, by their first.
+def judging(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> Callable[[float | None], Judgement]:
+    """Begin to judge; the function returned waits, where there is something to wait for, and hands the judgement over.
 
+    Candidates of the same text are judged once.
     unjudged  what becomes of a candidate the judge cannot judge: "error" raises, "drop" lets its NaN stand
-    returns   float64 [K]
-    Raises RewardError where the judge raises, or answers what is no reward.
+    Both raise RewardError where the judge raises, or answers what is no reward.
     """
-    firsts = {one.text: k for k, one in reversed(list(enumerate(candidates)))}
-    order = sorted(firsts.values())
+    firsts, like = distinct(candidates)
+    few = [candidates[k] for k in firsts]
+    with _named(reward):
+        if isinstance(reward, JudgeReward):
+            waiting = reward.begin(few)
+        else:
+            ready = Judgement(judged(reward.score(few), len(few), repr(reward)))
+            waiting = lambda timeout_s: ready  # noqa: E731
+
+    def collect(timeout_s: float | None) -> Judgement:
+        with _named(reward):
+            found = waiting(timeout_s)
+        verdicts = None if found.verdicts is None else tuple(found.verdicts[kind] for kind in like)
+        judgement = Judgement(found.rewards[like], verdicts, found.tokens)
+        unknown = np.flatnonzero(np.isnan(judgement.rewards))
+        if unjudged == "error" and len(unknown):
+            problem = "" if verdicts is None else f" ({verdicts[unknown[0]].problem})"
+            raise RewardError(
+                f"{reward!r} cannot judge {candidates[unknown[0]].text!r:.80}{problem}: have it return a number, or leave such "
+                'texts out, unjudged="drop"'
+            )
+        return judgement
+
+    return collect
+
+
+@contextmanager
+def _named(reward: Reward) -> Iterator[None]:
+    """Whatever the user's judge raises, as a RewardError that names the judge."""
     try:
-        scores = judged(reward.score([candidates[k] for k in order]), len(order), repr(reward))
-    except Exception as error:  # whatever the user's judge does
+        yield
+    except RewardError:
+        raise
+    except Exception as error:
         raise RewardError(f"{reward!r} failed: {type(error).__name__}: {error}") from error
-    place = {k: n for n, k in enumerate(order)}
-    rewards = scores[[place[firsts[one.text]] for one in candidates]]
-    if unjudged == "error" and np.isnan(rewards).any():
-        text = candidates[int(np.flatnonzero(np.isnan(rewards))[0])].text
-        raise RewardError(
-            f'{reward!r} cannot judge {text!r:.80}: have it return a number, or leave such texts out, unjudged="drop"'
-        )
-    return rewards
+
+
+def rewards_for(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> np.ndarray:
+    """Every candidate's reward, at once: `judging` to its end. returns  float64 [K]"""
+    return judging(reward, candidates, unjudged)(None).rewards

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from decoding.order import Order
+from decoding.row_laws import log_masses, self_certainty
 from decoding.rows import StepRows, Workspace, fold_eos
 from decoding.trace import Seen, Watch, WatchedCandidates, WatchedState, likeliest
 from grammars.constraint import ConstraintState
@@ -47,6 +48,8 @@ class Post(NamedTuple):
     is_stop     a stop string of the request ends with this token
     error       type name and text of what went wrong in its row alone; its weight is then -inf
     seen        what it looked at, where the order asks for a trace
+    answers     log of p's mass on the groups of tokens that the order asks about, at the first position
+    certainty   KL(uniform ‖ p) in nats, where the order asks for it
     """
 
     particle: int
@@ -60,6 +63,8 @@ class Post(NamedTuple):
     is_stop: bool = False
     error: tuple[str, str] | None = None
     seen: Seen | None = None
+    answers: tuple[float, ...] = ()
+    certainty: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -173,6 +178,7 @@ class RowSampler:
             else:
                 post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
             self.posts[row.key].append(post)
+        self._tell_laws(mine, rows, positions)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
         broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
         if broken:
@@ -184,6 +190,19 @@ class RowSampler:
             lines = torch.tensor(list(places), device=logits.device)
             logits[lines, torch.tensor(chosen, device=logits.device)] = FORCED
         return chosen
+
+    def _tell_laws(self, logits: torch.Tensor, rows: Sequence[Row], positions: Sequence[int]) -> None:
+        """Add what orders ask of p itself to the posts of their rows. logits  float32 [R, V]"""
+        for n, row in enumerate(rows):
+            if row.order.answers and positions[n] == 0 and row.error is None:
+                told = log_masses(logits[n], row.order.answers, row.order.temperature)
+                self.posts[row.key] = [post._replace(answers=told) for post in self.posts[row.key]]
+        wanted = [n for n, row in enumerate(rows) if row.order.certainty and row.error is None]
+        if wanted:
+            certainties = self_certainty(logits[wanted], [rows[n].order.temperature for n in wanted])
+            for n, certainty in zip(wanted, certainties, strict=True):
+                key = rows[n].key
+                self.posts[key] = [post._replace(certainty=certainty) for post in self.posts[key]]
 
     def _riders(self, row: Row) -> tuple[int, ...]:
         return self.riders.get(row.key, (row.order.row,))

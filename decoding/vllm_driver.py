@@ -62,6 +62,9 @@ class Ticket:
     steps_seen: int = 0
 
 
+Tickets = tuple[Ticket, ...]
+
+
 @dataclass
 class Call:
     """A function of the vLLM engine, to be run between two steps."""
@@ -84,7 +87,7 @@ class VllmDriver:
 
     def __init__(self, engine_args: dict[str, Any]) -> None:
         self._args = engine_args
-        self._inbox: queue.SimpleQueue[Ticket | Call | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Tickets | Call | None] = queue.SimpleQueue()
         self._gate = threading.Lock()  # nothing is put in once the failure is set
         self._backlog: deque[Ticket] = deque()
         self._tickets: dict[str, Ticket] = {}
@@ -108,9 +111,9 @@ class VllmDriver:
     def scheduler(self) -> Any:
         return self.engine.engine_core.engine_core.scheduler
 
-    def submit(self, ticket: Ticket) -> None:
-        """Hand a group over; its `done` resolves later."""
-        self._put(ticket)
+    def submit(self, *tickets: Ticket) -> None:
+        """Hand groups over, to begin in one step if there is room; their `done` resolve later."""
+        self._put(tickets)
 
     def abort(self, ticket: Ticket) -> None:
         """Drop a group: its rows and blocks are free after the step that is under way."""
@@ -129,8 +132,8 @@ class VllmDriver:
         self._inbox.put(None)
         self._thread.join()
 
-    def _put(self, item: Ticket | Call) -> None:
-        if threading.current_thread() is self._thread and isinstance(item, Ticket):
+    def _put(self, item: Tickets | Call) -> None:
+        if threading.current_thread() is self._thread and not isinstance(item, Call):
             raise EngineError("a predicate or callback asked the engine that is waiting for it: use another engine")
         with self._gate:
             if self._failure is not None:
@@ -160,10 +163,10 @@ class VllmDriver:
             with _vllm:
                 self._stop()
 
-    def _wait(self) -> list[Ticket | Call] | None:
+    def _wait(self) -> list[Tickets | Call] | None:
         """What was put in since the last turn; waits for something where there is nothing to do. None: close."""
         idle = not self._tickets and not self._backlog and not self.engine.has_unfinished_requests()
-        items: list[Ticket | Call] = []
+        items: list[Tickets | Call] = []
         try:
             while (item := self._inbox.get(block=idle and not items)) is not None:
                 items.append(item)
@@ -174,13 +177,13 @@ class VllmDriver:
             self._inbox.put(one)
         return None
 
-    def _turn(self, items: list[Ticket | Call]) -> None:
+    def _turn(self, items: list[Tickets | Call]) -> None:
         """Take items in and make one step."""
         for item in items:
-            if isinstance(item, Ticket):
-                self._backlog.append(item)
-            else:
+            if isinstance(item, Call):
                 item.run(self.engine)
+            else:
+                self._backlog.extend(item)
         self._feed()
         for output in self.engine.step():
             self._take_output(output)
@@ -297,7 +300,7 @@ class VllmDriver:
         while not self._inbox.empty():
             item = self._inbox.get()
             if item is not None:
-                waiting.append(item.done if isinstance(item, Ticket) else item.result)
+                waiting.extend([item.result] if isinstance(item, Call) else [ticket.done for ticket in item])
         for future in waiting:
             if not future.done():
                 future.set_exception(failure)

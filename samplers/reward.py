@@ -8,11 +8,14 @@ import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
 from grammars.errors import RequestError
+
+if TYPE_CHECKING:
+    from samplers.judge import Judge
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Candidate:
     prompt       what it answers, as text
     text         the answer
     log_prob     log p(text, its end included | prompt) at the request's temperature; None where it is not known
+    certainty    Σ over its tokens of KL(uniform ‖ p), nats; None where it is not known
     num_tokens   tokens of the text, its end included
     """
 
@@ -29,6 +33,7 @@ class Candidate:
     text: str
     log_prob: float | None = None
     num_tokens: int = 0
+    certainty: float | None = None
 
 
 class Reward(Protocol):
@@ -42,7 +47,7 @@ class Reward(Protocol):
 
 
 R = TypeVar("R", bound=Callable[..., Any])
-_REWARDS: dict[str, Callable[..., Reward]] = {}
+_REWARDS: dict[str, Callable[..., Reward | Judge]] = {}
 
 
 def reward(name: str) -> Callable[[R], R]:
@@ -68,8 +73,11 @@ def reward_names() -> list[str]:
     return sorted(_REWARDS)
 
 
-def reward_named(spec: str | Mapping[str, Any]) -> Reward:
-    """The reward of a name or of {name: options}; raises RequestError naming what is wrong."""
+def reward_named(spec: str | Mapping[str, Any]) -> Reward | Judge:
+    """The reward of a name or of {name: options}, or the judge, whose questions a model has yet to be asked.
+
+    Raises RequestError naming what is wrong.
+    """
     options: Mapping[str, Any] = {}
     if isinstance(spec, str):
         name = spec
@@ -85,6 +93,22 @@ def reward_named(spec: str | Mapping[str, Any]) -> Reward:
         return _REWARDS[name](**options)
     except TypeError as error:
         raise RequestError(f"reward {name!r}: {error}") from error
+
+
+def distinct(candidates: Sequence[Candidate]) -> tuple[list[int], list[int]]:
+    """Candidates of one text, after one prompt, are judged once.
+
+    returns  the places of the first of each kind, ascending; [K] for each candidate, which of these it is like
+    """
+    kinds: dict[tuple[str, str], int] = {}
+    firsts: list[int] = []
+    like: list[int] = []
+    for place, one in enumerate(candidates):
+        kind = kinds.setdefault((one.prompt, one.text), len(kinds))
+        if kind == len(firsts):
+            firsts.append(place)
+        like.append(kind)
+    return firsts, like
 
 
 def judged(scores: Any, count: int, who: str) -> np.ndarray:

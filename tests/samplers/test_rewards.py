@@ -11,14 +11,19 @@ from grammars.errors import RequestError
 from samplers.reward import Candidate, judged, reward_named, reward_names
 
 # Options under which a reward can be made, for those that need some.
-OPTIONS = {"exact_match": {"reference": "a b"}, "numeric_match": {"reference": 42}}
+OPTIONS = {"rubric_judge": {"items": ["a"]}, "exact_match": {"reference": "a b"}, "numeric_match": {"reference": 42}}
 CANDIDATES = [
     Candidate("q", text, -2.0 * len(text) - 1.0, len(text) + 1)
     for text in ("a b", " a\n b ", "A B", "42", "the answer is 42.0, not 7", "", '{"a": 1}', "[1,", "é 🙂")
 ]
 
 
-@pytest.mark.parametrize("name", reward_names())
+def scoring(name: str) -> bool:
+    """Whether a reward scores by itself; judges that ask a model are tested in test_judge.py."""
+    return hasattr(reward_named({name: OPTIONS.get(name, {})}), "score")
+
+
+@pytest.mark.parametrize("name", list(filter(scoring, reward_names())))
 def test_a_batch_scores_as_its_members_do_and_every_number_is_finite(name: str):
     reward = reward_named({name: OPTIONS.get(name, {})})
     batch = reward.score(CANDIDATES)
