@@ -21,12 +21,16 @@ hypothesis.settings.register_profile("fixed", derandomize=True, deadline=None, d
 hypothesis.settings.load_profile("fixed")
 
 
+# What tests of the model need; several engines and servers may stand side by side.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run in several processes (`-n 2 --dist loadgroup`), all tests of the shared engine fall to one, all of the server to one."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        shared = next((name for name in ("serving", "servers", "engine") if name in fixtures), None)
-        group = "server" if shared in ("serving", "servers") else shared or item.path.name
+        group = next((name for name in ("serving", "engine") if name in fixtures), item.path.name)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

@@ -257,17 +257,17 @@ def called(serving: Serving, name: str) -> psutil.Process:
     return next(process for process in family(serving) if name in " ".join(process.cmdline()))
 
 
-@pytest.fixture(scope="module")
-def servers(operator_folder: Path, model_path: Path) -> Iterator[dict[str, Serving]]:
-    """Two that are started side by side: one that is drained, one whose engine is killed; a third in the long run."""
-    arguments = {"drain": ["--max-requests=3", "--shutdown-timeout=60"], "core": []}
-    if LONG:
-        arguments["worker"] = []
-    with ThreadPoolExecutor(len(arguments)) as threads:
-        starts = {name: threads.submit(start_server, operator_folder, *given) for name, given in arguments.items()}
-    made = {name: start.result() for name, start in starts.items()}
-    yield made
-    for server in made.values():
+@pytest.fixture
+def start(operator_folder: Path, model_path: Path) -> Iterator[Callable[..., Serving]]:
+    """Starts a server, which is ended after the test."""
+    made: list[Serving] = []
+
+    def started(*arguments: str) -> Serving:
+        made.append(start_server(operator_folder, *arguments))
+        return made[-1]
+
+    yield started
+    for server in made:
         stop_server(server.process)
 
 
@@ -288,8 +288,8 @@ def endless_pair(serving: Serving, threads: ThreadPoolExecutor, body: dict[str, 
         pytest.param("worker", marks=pytest.mark.skipif(not LONG, reason="a server more: set REWEIGH_LONG_TESTS=1")),
     ],
 )
-def test_kill_9_of_the_engine_is_an_error_and_not_a_hang(servers: dict[str, Serving], name: str) -> None:
-    serving = servers[name]
+def test_kill_9_of_the_engine_is_an_error_and_not_a_hang(start: Callable[..., Serving], name: str) -> None:
+    serving = start()
     assert httpx.get(f"{serving.url}/health").status_code == 200
     processes = family(serving)
     with ThreadPoolExecutor(4) as threads:
@@ -317,9 +317,9 @@ def test_kill_9_of_the_engine_is_an_error_and_not_a_hang(servers: dict[str, Serv
     assert not alive, [process.cmdline() for process in alive]
 
 
-def test_the_queue_is_bounded_and_sigterm_drains(servers: dict[str, Serving]) -> None:
+def test_the_queue_is_bounded_and_sigterm_drains(start: Callable[..., Serving]) -> None:
     """Full: 429 with Retry-After. SIGTERM: what is under way is finished, what is new is refused, a second one changes nothing."""
-    serving = servers["drain"]
+    serving = start("--max-requests=3", "--shutdown-timeout=60")
     processes = family(serving)
     long = {**ENDLESS, "max_tokens": 300, "reweigh": {**ENDLESS["reweigh"], "particles": 4}}  # type: ignore[dict-item]
     plain = {"model": MODEL, "prompt": "x", "max_tokens": 300, "ignore_eos": True}
