@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import time
 import uuid
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decoding.asking import check_request, order_of, result_of
-from decoding.order import KEY
+from decoding.judging import EngineAsker
+from decoding.order import KEY, Order
 from decoding.request import Chunk, Request
 from decoding.streamed_text import StreamedText
 from decoding.vllm_params import order_params
@@ -47,6 +50,29 @@ class Service:
     async def start(self) -> None:
         """Tell every worker to let weights ride out with its tokens. Once, before the first draw."""
         await self._client.collective_rpc("reweigh_install")
+
+    def asker(self) -> EngineAsker:
+        """The served model as one that answers judges. Made in the event loop, to be asked from other threads."""
+        loop = asyncio.get_running_loop()
+
+        def submit(
+            orders: Sequence[tuple[Order, list[int]]],
+        ) -> list[tuple[concurrent.futures.Future[dict[str, Any]], Callable[[], object]]]:
+            asked = [asyncio.run_coroutine_threadsafe(self._answer(order, prompt), loop) for order, prompt in orders]
+            return [(future, future.cancel) for future in asked]
+
+        return EngineAsker(self.vocabulary, self.max_model_len, self._client.get_tokenizer(), submit)
+
+    async def _answer(self, order: Order, prompt: list[int]) -> dict[str, Any]:
+        """The summary of an order without a constraint."""
+        from vllm.inputs.engine import tokens_input
+
+        outputs = self._client.generate(tokens_input(prompt), order_params(order), order.group)
+        async with aclosing(outputs):
+            async for output in outputs:
+                if output.finished and (news := (output.kv_transfer_params or {}).get(KEY)) is not None:
+                    return dict(news)
+        raise EngineError("the question was aborted inside the engine")
 
     def check(self, request: Request, place: str) -> None:
         """Raise RequestError for a request that the engine has no room for. place: how the error names the prompt."""

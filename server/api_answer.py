@@ -76,6 +76,9 @@ class Answer:
         rewards = self.result.rewards
         if rewards is not None:
             told["reward"] = finite_or_none(rewards[self.particle])
+        verdicts = self.result.verdicts
+        if verdicts is not None and (verdict := verdicts[self.particle]) is not None:
+            told["verdict"] = verdict.as_dict()
         if particles:
             result = self.result
             told["particles"] = [
@@ -92,6 +95,8 @@ class Answer:
             if rewards is not None:
                 for one, reward in zip(told["particles"], rewards, strict=True):
                     one["reward"] = finite_or_none(reward)
+            for one, verdict in zip(told["particles"], verdicts or (), strict=False):
+                one["verdict"] = None if verdict is None else verdict.as_dict()
             told["ess_history"] = list(result.stats.ess_history)
             told["ancestry"] = [[step, parents] for step, parents in result.ancestry]
         return told
@@ -136,7 +141,7 @@ def usage(answers: Sequence[Answer]) -> dict[str, Any]:
         "completion_tokens": completion,
         "total_tokens": prompt + completion,
         "sampled_tokens": sum(answer.result.usage.sampled_tokens for answer in answers),
-        "judge_tokens": 0,
+        "judge_tokens": sum(answer.result.usage.judge_tokens for answer in answers),
     }
 
 

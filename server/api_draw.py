@@ -87,7 +87,7 @@ async def _answer(job: Job, k: int, result: Result) -> Answer:
 
     try:
         if job.selecting is not None:
-            judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting)
+            judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting, REWARD_TIMEOUT_S)
             result = await asyncio.wait_for(judging, REWARD_TIMEOUT_S)
         return answer_of(result, job.asked.select)
     except TimeoutError:

@@ -87,8 +87,8 @@ _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
     "return_particles", "show_schema", "thinking", "best_of", "detox", "debias",
 }  # fmt: skip
-# Rewards whose options may come in a body: cheap ones. JSON is better asked for as a constraint.
-_REWARDS = ("mean_logprob", "exact_match", "numeric_match")
+# Rewards whose options may come in a body: cheap ones, and the served model as a judge. JSON is better asked for as a constraint.
+_REWARDS = ("mean_logprob", "exact_match", "numeric_match", "judge")
 _LATER = {"detox": "detoxification", "debias": "debiasing"}
 
 

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
 from samplers.randomness import derive_seed
-from samplers.reward import reward_named
 from server.api_constraints import Names
 from server.api_draw import Job, events, whole
 from server.api_errors import ApiError, api_error, bad
@@ -218,7 +217,7 @@ def _job(
 
     from decoding.asking import seed_of, settings_of
     from decoding.request import Request as Draw
-    from decoding.rewarding import Selecting
+    from decoding.rewarding import Selecting, reward_of
     from decoding.vllm_service import Passenger
 
     backend: Backend = raw_request.app.state.reweigh
@@ -251,7 +250,11 @@ def _job(
     if asked.best_of is None:
         return Job(backend.service, shape, asked, model, draws, passenger)
     name = asked.best_of.reward
-    reward = backend.rewards[name] if isinstance(name, str) and name in backend.rewards else reward_named(name)
+    reward = (
+        backend.rewards[name]
+        if isinstance(name, str) and name in backend.rewards
+        else reward_of(name, backend.service.asker())
+    )
     selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
     return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts)
