@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
+import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -197,12 +200,21 @@ def _awaited(values: list[Any]) -> list[Any]:
     return asyncio.run(every())
 
 
+@cache
+def _load() -> None:
+    """Register the rewards of this layer beside those of `samplers.rewards`."""
+    package = importlib.import_module("decoding.rewards")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"decoding.rewards.{module.name}")
+
+
 def reward_of(given: Any, asker: Asker | None = None) -> Reward:
     """What `reward=` stands for: a name, {name: options}, a function, a judge, or an object with `score`. Raises RequestError.
 
     asker  the model that answers a judge's questions
     """
     if isinstance(given, str | Mapping):
+        _load()
         given = reward_named(given)
     if hasattr(given, "questions") and hasattr(given, "verdicts"):
         judge: Judge = given
