@@ -82,7 +82,7 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
     process = subprocess.Popen(
-        [sys.executable, "-m", "server.sql_worker"],
+        [sys.executable, "-m", "decoding.sql_worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from server.sql_execution import ExecutionError, ExecutionTimeout, Limits, Rows, execute, render
+from decoding.sql_execution import ExecutionError, ExecutionTimeout, Limits, Rows, execute, render
 
 COUNT_FOR_EVER = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) "
 
