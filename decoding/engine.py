@@ -27,7 +27,7 @@ from decoding.hub import require_hub_model
 from decoding.judging import EngineAsker, waited_for
 from decoding.order import Order
 from decoding.request import Chunk, Request, Result
-from decoding.rewarding import begin_rewards, selecting_of
+from decoding.rewarding import begin_rewards, selecting_of, wants_certainty
 from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
@@ -127,7 +127,7 @@ class Engine:
         """
         _check_timeout(timeout_s)
         selecting = selecting_of(options, self.asker)
-        requests, single = self._requests(prompts, messages, options)
+        requests, single = self._requests(prompts, messages, options, wants_certainty(selecting))
         asked = _asked(prompts, messages, single) if selecting is not None else []
         tickets = [self._ticket(request) for request in requests]
         show = progress if progress is not None else len(tickets) > 8 and os.isatty(2)
@@ -164,7 +164,8 @@ class Engine:
         """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows."""
         _check_timeout(timeout_s)
         selecting = selecting_of(options, self.asker)
-        requests, single = await asyncio.to_thread(self._requests, prompts, messages, options)
+        certainty = wants_certainty(selecting)
+        requests, single = await asyncio.to_thread(self._requests, prompts, messages, options, certainty)
         asked = _asked(prompts, messages, single) if selecting is not None else []
         tickets = [self._ticket(request) for request in requests]
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -252,7 +253,9 @@ class Engine:
 
     # From arguments to requests
 
-    def _requests(self, prompts: Any, messages: Any, options: dict[str, Any]) -> tuple[list[Request], bool]:
+    def _requests(
+        self, prompts: Any, messages: Any, options: dict[str, Any], certainty: bool = False
+    ) -> tuple[list[Request], bool]:
         """Check everything that can be checked before the engine sees it. Returns the requests, and whether one was asked for."""
         given, single = self._prompts(prompts, messages)
         options = dict(options)
@@ -275,7 +278,8 @@ class Engine:
                 specs[id(language)] = json.dumps(language.spec)
                 compile_cached(language, self.vocabulary).start()
             spec = None if language is None else specs[id(language)]
-            request = Request(prompt, language, spec, seed=derive_seed(seed, index), **settings)
+            seed_here = derive_seed(seed, index)
+            request = Request(prompt, language, spec, seed=seed_here, certainty=certainty, **settings)
             check_request(
                 request, f"prompts[{index}]" if not single else "prompt", self.max_model_len, self.max_particles
             )

@@ -70,6 +70,11 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged)
 
 
+def wants_certainty(selecting: Selecting | None) -> bool:
+    """Whether the reward looks at how far from uniform the laws were that a text was drawn from."""
+    return selecting is not None and bool(getattr(selecting.reward, "wants_certainty", False))
+
+
 def with_rewards(result: Result, prompt: str, selecting: Selecting, timeout_s: float | None = None) -> Result:
     """The result with its living texts judged. An error of the judge stands in the result's `error`, and has the result."""
     return begin_rewards(result, prompt, selecting)(timeout_s)

@@ -13,7 +13,7 @@ from samplers.reward import Candidate, judged, reward_named, reward_names
 # Options under which a reward can be made, for those that need some.
 OPTIONS = {"rubric_judge": {"items": ["a"]}, "exact_match": {"reference": "a b"}, "numeric_match": {"reference": 42}}
 CANDIDATES = [
-    Candidate("q", text, -2.0 * len(text) - 1.0, len(text) + 1)
+    Candidate("q", text, -2.0 * len(text) - 1.0, len(text) + 1, 3.0 * len(text) + 1.0)
     for text in ("a b", " a\n b ", "A B", "42", "the answer is 42.0, not 7", "", '{"a": 1}', "[1,", "é 🙂")
 ]
 
@@ -63,6 +63,9 @@ def test_mean_logprob_is_per_token_and_unknown_without_the_model():
     reward = reward_named("mean_logprob")
     assert reward.score([Candidate("q", "x", -6.0, 3)]).tolist() == [-2.0]
     assert math.isnan(reward.score([Candidate("q", "x")])[0])
+    certainty = reward_named("self_certainty")
+    assert certainty.score([Candidate("q", "x", -6.0, 3, 12.0)]).tolist() == [4.0]
+    assert math.isnan(certainty.score([Candidate("q", "x", -6.0, 3)])[0])
 
 
 @pytest.mark.parametrize(
