@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from grammars.compose import AllConstraint
 from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError, PredicateError, Unsatisfiable
+from grammars.patterns.tree import shown
 from grammars.predicate import Predicate
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
@@ -23,10 +25,10 @@ TIMEOUT_S = 0.5
 class Pattern(Language):
     """Texts x with `regex.fullmatch(pattern, x)`: the syntax and the meaning are those of PyPI's `regex` module.
 
-    A mask follows the part of the pattern that a regular language can say. Where that is all of it (letters, classes,
-    repetitions, alternatives; look-arounds, anchors and boundaries outside repetitions) nothing more is needed, and a token
-    costs the same anywhere in the text. Else the tokens that pass the mask are tested by partial matching, which reads the
-    text from its start: .1 to 1 µs a character and test.
+    A mask follows the part of the pattern that a regular language can say, or a grammar, where groups call themselves. If
+    that is all of it (letters, classes, repetitions, alternatives, calls; look-arounds, anchors and boundaries outside
+    repetitions) nothing more is needed, and a token costs the same anywhere in the text. Else the tokens that pass the mask
+    are tested by partial matching, which reads the text from its start: .1 to 1 µs a character and test.
 
     Refused: approximate matching, named lists, the flags b, e, L, r and w.
 
@@ -71,16 +73,22 @@ class Pattern(Language):
             return mask
         from grammars.patterns.partial import compile_partial
 
-        tested = Predicate(_Matcher(self, compile_partial(self.pattern))).compile(vocabulary)
+        matcher = _Matcher(self, compile_partial(self.pattern))
+        # The matcher keeps its own time: this box is for what its clock does not see.
+        tested = Predicate(matcher, timeout_s=self.timeout_s + 1).compile(vocabulary)
         return tested if mask is None else AllConstraint((mask, tested), vocabulary)
 
     def _mask(self, vocabulary: Vocabulary) -> tuple[Constraint | None, bool]:
         """A constraint that lets every match through, and whether it lets nothing else; none where it would cost too much."""
         from grammars.llguidance_engine import compile_guided
-        from grammars.patterns.mask import TooCostly, superset
+        from grammars.patterns.context_free import NotContextFree, context_free
+        from grammars.patterns.mask import Superset, TooCostly, superset
 
         try:
             wider = superset(self.pattern)
+            if not wider.exact:
+                with suppress(NotContextFree):
+                    wider = Superset(context_free(self.pattern), True)
             constraint = compile_guided(wider.lark, vocabulary, lambda message: GrammarError(message))
             constraint.start()
         except Unsatisfiable as error:
@@ -98,6 +106,7 @@ class _Matcher:
     def __init__(self, language: Pattern, compiled: regex.Pattern[str]) -> None:
         self._language = language
         self._compiled = compiled
+        self.__name__ = f"pattern {shown(language.pattern)}"
 
     def __call__(self, text: str, complete: bool) -> bool:
         timeout = self._language.timeout_s

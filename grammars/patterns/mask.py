@@ -4,7 +4,8 @@ Where nothing had to be widened it is the language itself. Look-arounds, anchors
 repetitions are kept exactly: a look-ahead says something of the whole rest of the text, a look-behind of all before it,
 and regular languages are closed under intersection (`&`) and complement (`~`). What is widened:
 
-- a back-reference becomes any text of its group, a call of a group that is being called any text at all;
+- a back-reference becomes any text of its group; a call is the group once more, and one from inside itself any text at
+  all (`context_free` says such patterns exactly, where they have nothing else of this list);
 - an atomic group or possessive repetition matches whatever it could match if it gave characters back;
 - look-arounds inside repetitions, or with look-arounds or back-references of their own, are left out; and so are
   look-behinds after a look-ahead that still holds.
@@ -19,13 +20,11 @@ from typing import Any
 
 from regex import _regex_core as core
 
-from grammars.patterns.tree import children, class_ranges, is_class, nodes, parse
+from grammars.patterns.classes import ANY_CHARACTER, Classes
+from grammars.patterns.tree import children, groups_of, is_class, nodes, parse
 
-ANY_CHARACTER = r"/[\x00-\u{10ffff}]/"
 ANY = r"/[\x00-\u{10ffff}]*/"
 NOTHING = '""'
-# A class of more text than this is written once, as a terminal of its own: \w takes 12 kB.
-LONG_CLASS = 100
 # A superset that is longer is not cheap any more, nor is one of more cases.
 LONGEST = 60_000
 MOST_CASES = 24
@@ -67,7 +66,7 @@ def superset(pattern: str) -> Superset:
     """Raises TooCostly where the superset would be too large to be of use."""
     tree, info = parse(pattern)
     tree.fix_groups(pattern, False, False)
-    translation = _Translation(info, _groups(tree))
+    translation = _Translation(Classes(info), groups_of(tree))
     try:
         cases = translation.cases(tree)
         expression = " | ".join(translation.joined(case) for case in cases)
@@ -75,25 +74,16 @@ def superset(pattern: str) -> Superset:
         raise TooCostly from error
     if len(expression) > LONGEST:
         raise TooCostly
-    classes = [f"{name}: {text}" for text, name in translation.named.items()]
-    return Superset("\n".join(["start: TEXT", f"TEXT: {expression}", *classes]), translation.exact)
-
-
-def _groups(tree: Any) -> dict[int, list[Any]]:
-    groups: dict[int, list[Any]] = {0: [tree]}
-    for node in nodes(tree):
-        if isinstance(node, core.Group):
-            groups.setdefault(node.group, []).append(node.subpattern)
-    return groups
+    lines = ["start: TEXT", f"TEXT: {expression}", *translation.classes.lines()]
+    return Superset("\n".join(lines), translation.exact)
 
 
 @dataclass
 class _Translation:
-    info: Any
+    classes: Classes
     groups: dict[int, list[Any]]
     exact: bool = True
     open_calls: list[int] = field(default_factory=list)
-    named: dict[str, str] = field(default_factory=dict)
 
     def widened(self) -> None:
         self.exact = False
@@ -132,8 +122,10 @@ class _Translation:
         if kind in (core.Conditional, core.LookAroundConditional):
             self.widened()
             return _either([self.plain(node.yes_item), self.plain(node.no_item)])
-        if kind in (core.CallGroup, core.RefGroup):
+        if kind is core.RefGroup:
             self.widened()
+            return self._called(node)
+        if kind is core.CallGroup:
             return self._called(node)
         if isinstance(node, core.String):
             return _row(self._class(core.Character(code, case_flags=node.case_flags)) for code in node.characters)
@@ -146,7 +138,10 @@ class _Translation:
     def _called(self, node: Any) -> str:
         bodies = self.groups.get(node.group)
         if bodies is None or self.open_calls.count(node.group) >= 2 or int(getattr(node, "case_flags", 0)):
+            self.widened()
             return ANY
+        if len(bodies) > 1:
+            self.widened()
         self.open_calls.append(node.group)
         try:
             return _either(self.plain(body) for body in bodies)
@@ -154,16 +149,11 @@ class _Translation:
             self.open_calls.pop()
 
     def _class(self, node: Any) -> str:
-        if getattr(node, "case_flags", 0) & core.FULLIGNORECASE == core.FULLIGNORECASE:
-            # One character may stand for two: ß for ss.
+        written = self.classes.of(node)
+        if written is None:
             self.widened()
             return f"{ANY_CHARACTER}{{1,3}}"
-        ranges = class_ranges(node, self.info)
-        if not ranges:
-            # A class without members.
-            return r"/[^\x00-\u{10ffff}]/"
-        text = "/[" + "".join(f"\\u{{{low:x}}}-\\u{{{high:x}}}" for low, high in ranges) + "]/"
-        return text if len(text) <= LONG_CLASS else self.named.setdefault(text, f"CLASS_{len(self.named)}")
+        return written
 
     # Cases: what a node matches as sequences of stretches of text and of statements about a place -----------------------
 

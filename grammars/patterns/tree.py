@@ -94,6 +94,18 @@ def nodes(node: Any) -> Iterator[Any]:
             yield from nodes(child)
 
 
+def groups_of(tree: Any) -> dict[int, list[Any]]:
+    """What each group captures, by its number: several where alternatives share a number. 0 is the whole pattern.
+
+    The tree's groups have their numbers: `fix_groups` has been called.
+    """
+    groups: dict[int, list[Any]] = {0: [tree]}
+    for node in nodes(tree):
+        if isinstance(node, core.Group):
+            groups.setdefault(node.group, []).append(node.subpattern)
+    return groups
+
+
 def is_class(node: Any) -> bool:
     """Whether a node stands for one character out of a set."""
     return isinstance(node, core.Character | core.Property | core.Range | core.SetBase | core.Any) and not getattr(
