@@ -8,7 +8,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.judge import Judge, Judgement
 from samplers.reward import Candidate, Reward, distinct, judged, reward_named
+from samplers.rule import Rule, rule_of
+from samplers.rules.softmax import Softmax
 
 UNJUDGED = ("error", "drop")
 SELECT = ("sample", "argmax")
@@ -32,10 +34,11 @@ class Selecting:
     temperature: float
     select: str
     unjudged: str
+    rule: Rule = field(default_factory=Softmax)
 
 
 def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
-    """Take reward, select_temperature, select, unjudged and k out of the options; k is `particles` by another name.
+    """Take reward, select_temperature, select, unjudged, rule and k out of the options; k is `particles` by another name.
 
     asker  the model that answers a judge which brings none of its own
 
@@ -49,7 +52,9 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
             raise RequestError(f"k={k!r}: a whole number of at least 1 was wanted, how many texts to select from")
         options["particles"] = k
     given = {
-        name: options.pop(name) for name in ("reward", "select_temperature", "select", "unjudged") if name in options
+        name: options.pop(name)
+        for name in ("reward", "select_temperature", "select", "unjudged", "rule")
+        if name in options
     }
     if given.get("reward") is None:
         about = [name for name in given if name != "reward" and given[name] is not None]
@@ -67,7 +72,10 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     ):
         if value not in known:
             raise RequestError(f"{name}={value!r:.80}: one of {', '.join(known)} was wanted")
-    return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged)
+    rule = rule_of("softmax" if given.get("rule") is None else given["rule"])
+    if "select_temperature" in given and not rule.takes_temperature:
+        raise RequestError(f"select_temperature={temperature!r}: the rule {given['rule']!r:.80} has none: leave it out")
+    return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged, rule)
 
 
 def wants_certainty(selecting: Selecting | None) -> bool:
@@ -126,7 +134,7 @@ def begin_rewards(result: Result, prompt: str, selecting: Selecting) -> Callable
 
 
 def _ruled(result: Result, selecting: Selecting) -> Result:
-    return replace(result, select_temperature=selecting.temperature, select=selecting.select)
+    return replace(result, select_temperature=selecting.temperature, select=selecting.select, rule=selecting.rule)
 
 
 def _failed(result: Result, error: RewardError, selecting: Selecting) -> Result:

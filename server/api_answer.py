@@ -13,7 +13,6 @@ import numpy as np
 from decoding.request import finite_or_none, num_tokens
 from samplers.population import effective_sample_size, log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
-from samplers.potential import charge
 
 if TYPE_CHECKING:
     from decoding.request import Result, TraceStep
@@ -118,7 +117,7 @@ def answer_of(result: Result, select: str) -> Answer:
     log_weights = np.where(ended, result.log_weights, -np.inf)
     if not np.any(log_weights > -np.inf):
         log_weights = np.asarray(result.log_weights)
-    charged = log_weights if result.rewards is None else charge(log_weights, result.rewards, result.select_temperature)
+    charged = log_weights if result.rewards is None else result.charged(log_weights)
     if select == "best":
         best = next(iter(posterior(result.texts, charged)))
         particle = next(i for i, text in enumerate(result.texts) if text == best and charged[i] > -math.inf)

@@ -30,6 +30,17 @@ def test_a_reward_tilts_the_target(engine: Engine):
     assert 1.0 <= best.ess <= judged.ess <= 8.0 and judged.kl_bound == pytest.approx(np.log(8) - 7 / 8)
 
 
+def test_other_rules_go_by_the_same_draws_and_rewards(engine: Engine):
+    asked: dict[str, Any] = {"regex": "[0-9]{1,6}", "seed": 4, "max_tokens": 8, "k": 8, "reward": len}
+    plain = engine.generate("A number: ", **asked)
+    tight = engine.generate("A number: ", rule={"pessimistic": {"beta": 0.01}}, select="argmax", **asked)
+    loose = engine.generate("A number: ", rule={"pessimistic": {"beta": 1e6}}, **asked)
+    assert tight.texts == plain.texts and len(tight.best) == max(map(len, plain.texts))
+    assert loose.selection_weights == pytest.approx(plain.weights, abs=1e-4)
+    poisson = engine.generate("A number: ", rule={"best_of_poisson": {"mean": 4}}, **asked)
+    assert np.abs(poisson.selection_weights - plain.weights).sum() > 0 and poisson.as_dict()["posterior"]
+
+
 def test_selection_by_sampling_follows_the_selection_weights(engine: Engine):
     """The seed alone decides; over seeds the selected text is drawn, not the likeliest."""
     asked: dict[str, Any] = {"choice": ["a", "b"], "particles": 4, "reward": lambda text: 0.0, "max_tokens": 4}
@@ -80,6 +91,9 @@ def test_a_judge_that_fails_gives_what_is_paid_for_back(engine: Engine):
         ({"reward": len, "unjudged": "zero"}, "unjudged"),
         ({"select_temperature": 1.0}, "there is none"),
         ({"reward": "nothing"}, "no reward 'nothing'"),
+        ({"reward": len, "rule": "nothing"}, "no rule 'nothing'"),
+        ({"reward": len, "rule": {"pessimistic": {"beta": 1}}, "select_temperature": 1.0}, "has none"),
+        ({"rule": "softmax"}, "there is none"),
     ],
 )
 def test_rewards_that_cannot_be_are_named(engine: Engine, wrong: dict[str, Any], named: str):

@@ -1,0 +1,1 @@
+"""Rules of selection among judged candidates, one a file, found by name: `@rule("name")`."""
