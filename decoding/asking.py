@@ -126,6 +126,7 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
         trace=request.trace,
         stop=list(request.stop),
         certainty=request.certainty,
+        potential=None if request.potential is None else request.potential.handle,
         stream=stream,
         prepare=prepare,
     )

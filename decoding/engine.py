@@ -26,11 +26,13 @@ from decoding.embedded_model import embedded_model_path
 from decoding.hub import require_hub_model
 from decoding.judging import EngineAsker, waited_for
 from decoding.order import Order
+from decoding.potentials import TextPotential, partial_reward_of
 from decoding.request import Chunk, Request, Result
 from decoding.rewarding import begin_rewards, selecting_of, wants_certainty
 from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
+from decoding.waves import Waves, every, in_waves, waves_of
 from grammars.errors import EngineError
 from grammars.errors import RequestError as BadRequest
 from grammars.registry import compile_cached, language_from_arguments
@@ -116,7 +118,15 @@ class Engine:
                         the target is then p·1[C]·exp(reward / select_temperature); k is `particles` by another name
         select_temperature  1.0, in units of the reward; 0 takes the highest reward
         select          how `Result.best` is chosen with a reward: sample (default), in proportion, or argmax
+        rule            what the rewards do to the weights: softmax (default), {"mbr": {"beta": ...}},
+                        {"pessimistic": {"beta": ...}}, {"best_of_poisson": {"mean": ...}}
         unjudged        what to do with a text the judge answers None for: error (default), or drop
+        partial_reward  fn(text, complete) -> number, or a PartialReward with a temperature: exp(reward / T) of a finished text is a
+                        factor of the target, in log_weights and log_z; of a prefix it steers the resampling
+        until           draws in waves until it is enough: {"vote": {"confidence": 0.95, "extract": fn}}, the leading answer stays
+                        ahead with that probability, or {"improvement": {"min_gain": ..., "highest": ...}}, another wave is not
+                        expected to raise the highest reward by more; k (32) is then the most, wave (4) how many at a time,
+                        token_budget and judge_budget bound the tokens drawn and the candidates judged
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 
@@ -126,6 +136,9 @@ class Engine:
         Raises RequestError, GrammarError (Unsatisfiable), PredicateError, DeadEnd, EngineError, TimeoutError.
         """
         _check_timeout(timeout_s)
+        waves = waves_of(options, settings_of(_only(options, "max_tokens"))["max_tokens"])
+        if waves is not None:
+            return self._in_waves(waves, prompts, messages, timeout_s, options)
         selecting = selecting_of(options, self.asker)
         requests, single = self._requests(prompts, messages, options, wants_certainty(selecting))
         asked = _asked(prompts, messages, single) if selecting is not None else []
@@ -161,8 +174,15 @@ class Engine:
         timeout_s: float | None = None,
         **options: Any,
     ) -> Result | list[Result]:
-        """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows."""
+        """`generate` for an event loop: other coroutines go on, and cancelling it frees the rows.
+
+        With `until` it runs in a thread: a wave that is under way when it is cancelled is drawn to its end.
+        """
         _check_timeout(timeout_s)
+        if options.get("until") is not None:
+            in_thread = partial(self.generate, prompts, messages=messages, timeout_s=timeout_s, progress=False)
+            drawn: Result | list[Result] = await asyncio.to_thread(in_thread, **options)
+            return drawn
         selecting = selecting_of(options, self.asker)
         certainty = wants_certainty(selecting)
         requests, single = await asyncio.to_thread(self._requests, prompts, messages, options, certainty)
@@ -251,6 +271,35 @@ class Engine:
         finally:
             self._driver.abort(ticket)
 
+    def _in_waves(
+        self, waves: Waves, prompts: Any, messages: Any, timeout_s: float | None, options: dict[str, Any]
+    ) -> Result | list[Result]:
+        """Every prompt in waves of its own, side by side in the engine's batch."""
+        given, single = self._prompts(prompts, messages)
+        name, source = ("prompts", prompts) if messages is None else ("messages", messages)
+        asked = [source] if single else list(source)
+        constraints = options.pop("constraint", None)
+        several = list(constraints) if isinstance(constraints, list | tuple) else [constraints] * len(given)
+        if len(several) != len(given):
+            raise BadRequest(
+                f"constraint is a list of {len(several)} for {len(given)} prompts: give one (or None) for each"
+            )
+        seed = seed_of(options.pop("seed", None))
+
+        def drawn(k: int) -> Result:
+            def draw(count: int, seed: int, left: float | None) -> Result:
+                one = {**options, **({} if several[k] is None else {"constraint": several[k]}), name: [asked[k]]}
+                results: list[Result] = self.generate(**one, particles=count, seed=seed, timeout_s=left, progress=False)
+                return results[0]
+
+            return in_waves(waves, derive_seed(seed, k), draw, timeout_s)
+
+        results = every(drawn, len(given))
+        if single:
+            results[0].raise_for_error()
+            return results[0]
+        return results
+
     # From arguments to requests
 
     def _requests(
@@ -270,6 +319,7 @@ class Engine:
         else:
             languages = [language_from_arguments(**constraint_arguments(options))] * len(given)
         seed = seed_of(options.pop("seed", None))
+        partial_reward = partial_reward_of(options.pop("partial_reward", None))
         settings = settings_of(options)
         specs: dict[int, str] = {}
         requests = []
@@ -279,7 +329,14 @@ class Engine:
                 compile_cached(language, self.vocabulary).start()
             spec = None if language is None else specs[id(language)]
             seed_here = derive_seed(seed, index)
-            request = Request(prompt, language, spec, seed=seed_here, certainty=certainty, **settings)
+            potential = (
+                None
+                if partial_reward is None
+                else TextPotential(partial_reward, self.vocabulary.decode, settings["stop"])
+            )
+            request = Request(
+                prompt, language, spec, seed=seed_here, certainty=certainty, potential=potential, **settings
+            )
             check_request(
                 request, f"prompts[{index}]" if not single else "prompt", self.max_model_len, self.max_particles
             )
@@ -427,6 +484,10 @@ def _check_timeout(timeout_s: Any) -> None:
 
 def _too_late(timeout_s: float | None) -> TimeoutError:
     return TimeoutError(f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles")
+
+
+def _only(options: Mapping[str, Any], name: str) -> dict[str, Any]:
+    return {name: options[name]} if name in options else {}
 
 
 def _same(result: Result, timeout_s: float | None) -> Result:

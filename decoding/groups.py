@@ -14,8 +14,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from decoding.order import Order
+from decoding.potentials import TextPotential, potential_of
 from decoding.row_sampler import Post
 from decoding.trace import Seen
+from grammars.errors import RewardError
 from samplers.population import Population
 
 T = TypeVar("T")
@@ -92,6 +94,12 @@ class Group:
         self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
         self.traces: list[list[Seen]] = [[] for _ in range(count)]
+        self._potential: TextPotential | None = None
+        if self.order.potential is not None:
+            try:
+                self._potential = potential_of(self.order.potential)
+            except RewardError as error:
+                self.error = "RewardError", str(error)
         self.lockstep = count > 1 and (self.smc.ess_threshold > 0 or self.smc.resample_every is not None)
         self._rows_made = 1
         # row -> what its particles drew, and the token it goes on with itself
@@ -138,9 +146,10 @@ class Group:
                 drawn[post.particle] = row, post.token
                 self._append(post)
         self.steps += 1
+        log_twists = None if self._potential is None else self._charge(self._potential, drawn, increments)
         if self.lockstep:
             done = np.array([status is not Status.LIVE for status in self.status])
-            self.population, ancestors = self.smc.step(self.population, increments, done=done)
+            self.population, ancestors = self.smc.step(self.population, increments, log_twists, done)
             self.ess.append(self.population.ess)
             if ancestors is not None:
                 parents = ancestors.tolist()
@@ -154,6 +163,38 @@ class Group:
         else:
             self.population = replace(self.population, log_weights=self.population.log_weights + increments)
         return self._seat(drawn)
+
+    def _charge(
+        self, potential: TextPotential, drawn: dict[int, tuple[int, int]], increments: np.ndarray
+    ) -> np.ndarray | None:
+        """Charge the texts that have just ended, in `increments`; the twists of the others, where there is resampling.
+
+        Equal texts are looked at once. A text of potential 0 dies; so does a prefix that can only become such.
+        returns  float64 [N]
+        """
+        log_twists = self.population.log_twists.copy()
+        known: dict[tuple[int, int, bool], float] = {}
+        for particle, (row, token) in drawn.items():
+            status, tokens = self.status[particle], self.tokens[particle]
+            if status is Status.DEAD:
+                continue
+            ended = status is not Status.LIVE
+            if not ended and not (self.lockstep and len(tokens) % potential.every == 0):
+                continue
+            place = row, token, ended
+            if place not in known:
+                try:
+                    known[place] = potential.log_phi(tokens, ended)
+                except RewardError as error:
+                    self.error = "RewardError", str(error)
+                    return None
+            if ended:
+                increments[particle] += known[place]
+            log_twists[particle] = 0.0 if ended else known[place]
+            if known[place] == -np.inf:
+                self.status[particle] = Status.DEAD
+                increments[particle], log_twists[particle] = -np.inf, 0.0
+        return log_twists
 
     def _append(self, post: Post) -> None:
         self.sampled += 1

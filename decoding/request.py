@@ -15,7 +15,8 @@ from grammars.errors import ParseError, ReweighError
 from samplers.judge import Verdict
 from samplers.population import effective_sample_size, log_mean_exp, normalise
 from samplers.posterior import draw_one, posterior
-from samplers.potential import charge
+from samplers.rule import Drawn, Rule
+from samplers.rules.softmax import Softmax
 from samplers.selection import expectation, weighted_vote
 
 
@@ -33,6 +34,7 @@ class Request:
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
     trace         whether the result says what every particle tested
     stop          texts that end a text where they occur, whatever the constraint would still want
+    potential     a reward on partial text (a TextPotential), or None: a factor of the target, in log_weights and log_z
     certainty     whether the result says how far from uniform the laws were that each text was drawn from
     """
 
@@ -51,6 +53,7 @@ class Request:
     trace: bool = False
     stop: tuple[str, ...] = ()
     certainty: bool = False
+    potential: Any = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +140,9 @@ class Result:
                   the select_temperature; `posterior()`, `best` and `ess` are of that target, log_weights and log_z without it
     verdicts      [N] what a model that judged says of each text: its variance and the mass out of range; None for the dead
     select        how `best` is chosen: "argmax", the likeliest text, or "sample", one drawn in proportion (by the seed)
+    rule          what the rewards do to the weights: by default the softmax, whose target is named above
+    waves         particles of each wave, where they were drawn in waves; log_z is then no longer unbiased: what was drawn decided
+                  how much more was. stopped: "until", "k", "token_budget", "judge_budget" or "error"
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
     """
 
@@ -157,6 +163,9 @@ class Result:
     certainties: np.ndarray | None = None
     select_temperature: float = 1.0
     select: str = "argmax"
+    rule: Rule = field(default_factory=Softmax)
+    waves: tuple[int, ...] = ()
+    stopped: str = ""
 
     @property
     def log_z(self) -> float:
@@ -176,7 +185,15 @@ class Result:
     def _charged(self) -> np.ndarray:
         if self.rewards is None:
             return self.log_weights
-        return charge(self.log_weights, self.rewards, self.select_temperature)
+        return self.charged(self.log_weights)
+
+    def charged(self, log_weights: np.ndarray) -> np.ndarray:
+        """Selection weights with the rewards in them, from other proper weights than the result's own.
+
+        log_weights  float64 [N]; returns float64 [N], unnormalised
+        """
+        assert self.rewards is not None
+        return self.rule.log_weights(Drawn(self.texts, self.rewards, log_weights, self.select_temperature))
 
     @property
     def ess(self) -> float:
@@ -280,6 +297,7 @@ class Result:
                     ),
                 }
             ),
+            **({"waves": list(self.waves), "stopped": self.stopped} if self.waves else {}),
             "finish_reasons": self.finish_reasons,
             "best": None if self.error else self.best,
             "parsed": None if self.error else jsonable(self._value(self.best)),
