@@ -9,6 +9,7 @@ Run as `python -m grammars.llguidance_probe` this file is that child: pickled me
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import select
@@ -17,9 +18,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from grammars.errors import GrammarError, OverBudget
+from grammars.predicate_deadline import CLOCK_PER_CPU
 from grammars.vocabulary import Vocabulary
 
 # Bytes of grammar. Below, the deepest chain of rules is some 600 long, and llguidance's stack holds more than 1,000.
@@ -29,11 +33,14 @@ TIMEOUT_S = 5.0
 # Of the child, beside what it needs for its vocabulary: a grammar that asks for more is refused.
 MEMORY_BYTES = 4 << 30
 _START_S = 60.0
+# What the kernel counts a process's time in, and a little.
+_TICK_S = 0.02
 _LENGTH = struct.Struct("<Q")
 
 
 def timeout_s() -> float:
-    """Seconds a constraint may take to compile: the environment's, or 5."""
+    """CPU seconds a constraint may take to compile, and on a busy machine up to CLOCK_PER_CPU times as many on the clock: the
+    environment's, or 5."""
     given = os.environ.get(TIMEOUT_VARIABLE)
     if given is None:
         return TIMEOUT_S
@@ -44,6 +51,25 @@ def timeout_s() -> float:
     if not seconds > 0:
         raise GrammarError(f"{TIMEOUT_VARIABLE}={given!r}: seconds above 0 were wanted")
     return seconds
+
+
+def cpu_waits(pid: int, seconds: float) -> Iterator[float]:
+    """How long to wait for a process in turn, until it has used up its CPU seconds or the clock its share: then 0 for ever."""
+    began, used = time.monotonic(), cpu_s_of_process(pid)
+    while True:
+        left = seconds - (cpu_s_of_process(pid) - used)
+        clock = began + CLOCK_PER_CPU * seconds - time.monotonic()
+        yield max(min(left, clock), 0.0) if left > _TICK_S else 0.0
+
+
+def cpu_s_of_process(pid: int) -> float:
+    """CPU seconds that a process has used; infinitely many where there is none."""
+    try:
+        # The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return math.inf
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def too_slow(seconds: float) -> OverBudget:
@@ -115,10 +141,10 @@ class _Child:
         except BrokenPipeError:
             process.wait()
             return None
-        end = time.monotonic() + seconds
-        readable, _, _ = select.select([process.stdout], [], [], max(end - time.monotonic(), 0.0))
-        if not readable:
-            return None
+        wait = cpu_waits(process.pid, seconds)
+        while not select.select([process.stdout], [], [], left := next(wait))[0]:
+            if left == 0.0:
+                return None
         answer = _read(process.stdout)
         if answer is None:
             process.wait()

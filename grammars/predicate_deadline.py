@@ -21,6 +21,8 @@ T = TypeVar("T")
 
 LOOK_S = 0.05
 IDLE_S = 1.0
+# A box of CPU time ends all the same once so many times it have passed on the clock: what waits uses none.
+CLOCK_PER_CPU = 4.0
 
 
 class TimeUp(BaseException):
@@ -39,12 +41,14 @@ class _Box(threading.local):
 
 
 class _Slot:
-    __slots__ = ("__weakref__", "busy", "deadline", "fired", "known", "look_s", "thread")
+    __slots__ = ("__weakref__", "busy", "cpu_until", "deadline", "fired", "known", "look_s", "thread", "until")
 
     def __init__(self, thread: int) -> None:
         self.thread = thread
         self.busy = False  # during a call and around it
         self.deadline = math.inf  # monotonic seconds; infinite between calls
+        self.cpu_until = -math.inf  # the thread's CPU seconds that may be used up first, as long as it is not `until`
+        self.until = math.inf
         self.look_s = LOOK_S
         self.fired = False
         self.known = False  # to the watch
@@ -78,6 +82,9 @@ class _Watch:
                 now = time.monotonic()
                 for slot in slots:
                     if slot.deadline < now:
+                        if (left := slot.cpu_until - cpu_s_of_thread(slot.thread)) > 0 and now < slot.until:
+                            slot.deadline = now + min(max(left, LOOK_S), slot.until - now)
+                            continue
                         slot.fired = True
                         # Where the function swallows it, it comes again.
                         slot.deadline = now + LOOK_S
@@ -116,13 +123,26 @@ def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
 
 
-def within(timeout_s: float, call: Callable[[], T]) -> T:
-    """What a call returns or raises; OutOfTime where it takes longer. A box inside a box is the outer one."""
-    return each_within(timeout_s, call, [()])[0]
+def cpu_s_of_thread(thread: int) -> float:
+    """CPU seconds that a thread of this process has used, by its `threading.get_ident()`."""
+    return time.clock_gettime(time.pthread_getcpuclockid(thread))
+
+
+def within(timeout_s: float, call: Callable[[], T], *, cpu: bool = False) -> T:
+    """What a call returns or raises; OutOfTime where it takes longer. A box inside a box is the outer one.
+
+    cpu  the box is CPU time, of which a busy machine gives less in a second; CLOCK_PER_CPU times it on the clock at most
+    """
+    return each_within(timeout_s, call, [()], cpu=cpu)[0]
 
 
 def each_within(
-    timeout_s: float, function: Callable[..., T], calls: Sequence[tuple[Any, ...]], outcomes: list[T] | None = None
+    timeout_s: float,
+    function: Callable[..., T],
+    calls: Sequence[tuple[Any, ...]],
+    outcomes: list[T] | None = None,
+    *,
+    cpu: bool = False,
 ) -> list[T]:
     """What the function returns for each tuple of arguments, each call in a box of its own.
 
@@ -145,6 +165,9 @@ def each_within(
     now = time.monotonic
     try:
         for arguments in calls:
+            if cpu:
+                slot.cpu_until = cpu_s_of_thread(slot.thread) + timeout_s
+                slot.until = now() + CLOCK_PER_CPU * timeout_s
             slot.deadline = now() + timeout_s
             outcomes.append(function(*arguments))
     except TimeUp:
@@ -161,7 +184,7 @@ def each_within(
             break
         except TimeUp:
             continue
-    slot.busy = False
+    slot.busy, slot.cpu_until, slot.until = False, -math.inf, math.inf
     if failure is None and not slot.fired:
         return outcomes
     try:

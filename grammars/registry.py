@@ -190,7 +190,7 @@ def _compiled(spec: str, vocabulary: Vocabulary, language: Callable[[], Language
     # Outside the lock: two threads may compile the same constraint, and the later one is kept.
     seconds = timeout_s()
     try:
-        constraint = within(seconds, lambda: language().compile(vocabulary))
+        constraint = within(seconds, lambda: language().compile(vocabulary), cpu=True)
     except OutOfTime:
         raise too_slow(seconds) from None
     dropped = []

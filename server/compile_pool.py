@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from grammars.errors import EngineError, GrammarError, OverBudget, ReweighError, error_named, kind_of
+from grammars.llguidance_probe import cpu_waits
 from grammars.vocabulary import Vocabulary
 
 WORKERS = 2
@@ -133,12 +134,16 @@ class _Worker:
         self._connection: Connection | None = None
 
     def ask(self, text: str, timeout_s: float) -> tuple[str | None, str] | None:
-        """(None, spec) or (error's type, its text); None where there was no answer in time. EngineError: there is no process."""
+        """(None, spec) or (error's type, its text); None where its CPU time was used up first. EngineError: there is no process."""
         self.start()
         assert self._connection is not None
         try:
             self._connection.send_bytes(text.encode("utf-8", "surrogatepass"))
-            if self._connection.poll(timeout_s):
+            wait = cpu_waits(self._process.pid, timeout_s)
+            while not self._connection.poll(left := next(wait)):
+                if left == 0.0:
+                    break
+            else:
                 answer: tuple[str | None, str] = self._connection.recv()
                 return answer
         except (EOFError, OSError):  # it crashed

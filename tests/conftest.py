@@ -23,6 +23,10 @@ hypothesis.settings.load_profile("fixed")
 
 # What tests of the model need; several engines and servers may stand side by side.
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
+# vLLM would bind each of them to the same first core.
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 import time
 
 import pytest
@@ -11,7 +13,7 @@ from grammars import llguidance_probe
 from grammars.errors import GrammarError
 from grammars.lark_grammar import Lark
 from grammars.llguidance_probe import PROBE_FROM, TIMEOUT_VARIABLE
-from grammars.predicate_deadline import OutOfTime, within
+from grammars.predicate_deadline import CLOCK_PER_CPU, OutOfTime, within
 from grammars.regex import Regex
 from grammars.vocabulary import Vocabulary
 from tests.grammars.small import SMALL
@@ -102,3 +104,22 @@ def test_the_limit_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(TIMEOUT_VARIABLE, "soon")
     with pytest.raises(GrammarError, match="seconds above 0"):
         llguidance_probe.timeout_s()
+
+
+def test_a_process_is_waited_for_until_its_cpu_time_is_used_up():
+    with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as works:
+        wait = llguidance_probe.cpu_waits(works.pid, 0.3)
+        assert next(wait) > 0.2
+        while (left := next(wait)) > 0.0:
+            time.sleep(left)
+        assert llguidance_probe.cpu_s_of_process(works.pid) >= 0.25
+        works.kill()
+    assert next(llguidance_probe.cpu_waits(works.pid, 0.3)) == 0.0, "nobody waits for a process that is gone"
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as sleeps:
+        began = time.monotonic()
+        for left in llguidance_probe.cpu_waits(sleeps.pid, 0.2):
+            if left == 0.0:
+                break
+            time.sleep(left)
+        assert time.monotonic() - began >= 0.2 * CLOCK_PER_CPU - 0.01
+        sleeps.kill()

@@ -19,7 +19,7 @@ import pytest
 from grammars.constraint import Language
 from grammars.errors import GrammarError, PredicateError, Unsatisfiable
 from grammars.predicate import Predicate, predicate, register_predicate
-from grammars.predicate_deadline import OutOfTime, within
+from grammars.predicate_deadline import CLOCK_PER_CPU, OutOfTime, cpu_s_of_thread, within
 from grammars.regex import Regex
 from grammars.registry import compile_cached, language_from_arguments, language_from_spec
 from tests.grammars.small import EVERY_TOKEN, SMALL, by_bytes, is_member
@@ -105,6 +105,27 @@ def test_a_loop_without_end_costs_its_box_and_no_more():
     # The thread is sound: nothing lands later.
     assert Predicate(lambda text, complete: True, timeout_s=0.1).ask("a", False)
     time.sleep(0.2)
+
+
+def test_a_box_of_cpu_time_ends_what_works_at_once_and_what_waits_by_the_clock():
+    def works() -> None:
+        while True:
+            pass
+
+    def waits() -> None:
+        while True:
+            time.sleep(0.01)
+
+    used = cpu_s_of_thread(threading.get_ident())
+    with pytest.raises(OutOfTime):
+        within(0.2, works, cpu=True)
+    assert cpu_s_of_thread(threading.get_ident()) - used >= 0.2
+    began = time.monotonic()
+    with pytest.raises(OutOfTime):
+        within(0.1, waits, cpu=True)
+    assert time.monotonic() - began >= 0.1 * CLOCK_PER_CPU
+    with pytest.raises(OutOfTime):  # and the next box is one of the clock again
+        within(0.05, waits)
 
 
 def test_what_hangs_in_c_is_told_when_it_returns():

@@ -359,14 +359,17 @@ def test_a_start_that_fails_says_why_and_leaves_nothing(
         (tmp_path / "broken.py").write_text("raise RuntimeError('the rules are broken')\n")
         cases = {
             "taken": ([f"--port={port}"], f"cannot listen on 127.0.0.1:{port}"),
-            "model": (["--port=0", "--model=/no/such/model"], "/no/such/model"),
-            "no file": (["--port=0", "--constraint=x=nowhere.py:f"], "nowhere.py"),
             "no module": (["--port=0", "--constraint=x=nowhere_at_all:f"], "nowhere_at_all"),
-            "no object": (["--port=0", "--constraint=x=rules.py:nothing"], "nothing"),
             "broken": (["--port=0", f"--constraint=x={tmp_path}/broken.py:f"], "the rules are broken"),
-            "no database": (["--port=0", "--database=x=no-such.sqlite"], "no-such.sqlite"),
             "unsound": (["--port=0", "--async-scheduling"], "async_scheduling"),
         }
+        if LONG:
+            cases |= {
+                "model": (["--port=0", "--model=/no/such/model"], "/no/such/model"),
+                "no file": (["--port=0", "--constraint=x=nowhere.py:f"], "nowhere.py"),
+                "no object": (["--port=0", "--constraint=x=rules.py:nothing"], "nothing"),
+                "no database": (["--port=0", "--database=x=no-such.sqlite"], "no-such.sqlite"),
+            }
         root = str(Path(__file__).resolve().parents[2])
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root, "VLLM_CPU_KVCACHE_SPACE": "1"}
 
