@@ -118,6 +118,7 @@ class Engine:
                         the target is then p·1[C]·exp(reward / select_temperature); k is `particles` by another name
         select_temperature  1.0, in units of the reward; 0 takes the highest reward
         select          how `Result.best` is chosen with a reward: sample (default), in proportion, or argmax
+        profile         a file of `reweigh calibrate --save`: says k and select_temperature for the reward it was made with
         rule            what the rewards do to the weights: softmax (default), {"mbr": {"beta": ...}},
                         {"pessimistic": {"beta": ...}}, {"best_of_poisson": {"mean": ...}}
         unjudged        what to do with a text the judge answers None for: error (default), or drop

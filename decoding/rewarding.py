@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import inspect
+import json
+import os
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import numpy as np
 from decoding.judging import Asker, JudgeReward
 from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
+from samplers.inference_scaling_profile import Profile, loaded
 from samplers.judge import Judge, Judgement
 from samplers.reward import Candidate, Reward, distinct, judged, reward_named
 from samplers.rule import Rule, rule_of
@@ -38,12 +42,17 @@ class Selecting:
 
 
 def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
-    """Take reward, select_temperature, select, unjudged, rule and k out of the options; k is `particles` by another name.
+    """Take reward, select_temperature, select, unjudged, rule, profile and k out of the options.
+
+    k is `particles` by another name; a profile says both k and the temperature.
 
     asker  the model that answers a judge which brings none of its own
 
     Raises RequestError.
     """
+    profile = profile_of(options.pop("profile", None))
+    if profile is not None:
+        _take_profile(profile, options)
     if "k" in options:
         k = options.pop("k")
         if options.get("particles", k) != k:
@@ -76,6 +85,33 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     if "select_temperature" in given and not rule.takes_temperature:
         raise RequestError(f"select_temperature={temperature!r}: the rule {given['rule']!r:.80} has none: leave it out")
     return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged, rule)
+
+
+def profile_of(given: Any) -> Profile | None:
+    """What `profile=` stands for: a file that `reweigh calibrate --save` wrote, its content as an object, or a Profile.
+
+    Raises RequestError.
+    """
+    if given is None or isinstance(given, Profile):
+        return given
+    if isinstance(given, Mapping):
+        return loaded(json.dumps(given, default=repr))
+    if not isinstance(given, str | os.PathLike):
+        raise RequestError(f"profile={given!r:.80}: a file of `reweigh calibrate --save`, or its content, was wanted")
+    try:
+        text = Path(given).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"profile={os.fspath(given)!r:.200} cannot be read: {error}") from error
+    return loaded(text)
+
+
+def _take_profile(profile: Profile, options: dict[str, Any]) -> None:
+    for name in ("k", "particles", "select_temperature", "rule"):
+        if options.get(name) is not None:
+            raise RequestError(f"{name}={options[name]!r:.80} beside a profile, which says k and T: give one of them")
+    if options.get("reward") is None:
+        raise RequestError("profile is about a reward, and there is none: give reward=...")
+    options["k"], options["select_temperature"] = profile.k, profile.select_temperature
 
 
 def wants_certainty(selecting: Selecting | None) -> bool:

@@ -63,6 +63,10 @@ def waves_of(options: dict[str, Any], max_tokens: int) -> Waves | None:
         if about := [name for name, value in given.items() if value is not None]:
             raise RequestError(f"{about[0]} is about drawing in waves: give until=... as well")
         return None
+    if options.get("profile") is not None:
+        raise RequestError(
+            "a profile says how many to draw, and until=... is for when that is not known: leave one of them out"
+        )
     until = stop_of(given["until"])
     if until.needs_rewards and options.get("reward") is None:
         raise RequestError(f"until={given['until']!r:.80} is about a reward, and there is none: give reward=...")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from grammars.errors import RequestError
+from samplers.inference_scaling_profile import loaded
 from samplers.reward import reward_named
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
@@ -88,7 +89,9 @@ _OWN = {
     "return_particles", "show_schema", "thinking", "best_of", "detox", "debias",
 }  # fmt: skip
 # Rewards whose options may come in a body: cheap ones, and the served model as a judge. JSON is better asked for as a constraint.
-_REWARDS = ("mean_logprob", "exact_match", "numeric_match", "judge")
+_REWARDS = (
+    "mean_logprob", "self_certainty", "exact_match", "numeric_match", "judge", "pairwise_judge", "rubric_judge",
+)  # fmt: skip
 _LATER = {"detox": "detoxification", "debias": "debiasing"}
 
 
@@ -321,12 +324,13 @@ def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[
         return None, {}
     if not isinstance(given, Mapping) or "reward" not in given:
         raise bad(f'{place}: an object with "reward", and with "k" and "temperature" if wanted, was wanted', place)
-    if unknown := sorted(map(str, given.keys() - {"k", "reward", "temperature"})):
+    if unknown := sorted(map(str, given.keys() - {"k", "reward", "temperature", "profile"})):
         raise bad(
-            f"{place}.{unknown[0]} is not known; there are k, reward, temperature",
+            f"{place}.{unknown[0]} is not known; there are k, reward, temperature, profile",
             f"{place}.{unknown[0]}",
             "unknown_field",
         )
+    given = _with_profile(given, place)
     k = _count(given, "k", 1, MOST_PARTICLES, f"{place}.k") if given.get("k") is not None else own.get("particles")
     if own.get("particles") is not None and own["particles"] != k:
         raise bad(
@@ -344,8 +348,31 @@ def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[
             reward_named(reward)
         except RequestError as error:
             raise bad(f"{place}.reward: {error}", f"{place}.reward") from None
-    temperature = _number(given, "temperature", 1.0, 0.0, 1e9, f"{place}.temperature")
+    temperature = _number(given, "temperature", 1.0, 0.0, 1e12, f"{place}.temperature")
     return BestOf(reward, temperature), {"particles": k}
+
+
+def _with_profile(given: Mapping[str, Any], place: str) -> Mapping[str, Any]:
+    """The selection with k and temperature from its profile, the content of a file of `reweigh calibrate --save`, if it has one."""
+    profile = given.get("profile")
+    if profile is None:
+        return given
+    for name in ("k", "temperature"):
+        if given.get(name) is not None:
+            raise bad(
+                f"{place}.{name} beside a profile, which says k and the temperature: give one of them",
+                f"{place}.{name}",
+            )
+    if not isinstance(profile, Mapping):
+        raise bad(
+            f"{place}.profile is {_short(profile)}: the object that `reweigh calibrate --save` writes was wanted",
+            f"{place}.profile",
+        )
+    try:
+        found = loaded(json.dumps(profile))
+    except RequestError as error:
+        raise bad(f"{place}.{error}", f"{place}.profile") from None
+    return {"reward": given["reward"], "k": found.k, "temperature": found.select_temperature}
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:

@@ -217,12 +217,18 @@ def _job(
 
     from decoding.asking import seed_of, settings_of
     from decoding.request import Request as Draw
-    from decoding.rewarding import Selecting, reward_of
+    from decoding.rewarding import Selecting, reward_of, wants_certainty
     from decoding.vllm_service import Passenger
 
     backend: Backend = raw_request.app.state.reweigh
     if asked.n * len(engine_inputs) > 256:
         raise bad(f"{len(engine_inputs)} prompts with n={asked.n} are more than 256 choices", place)
+    selecting: Selecting | None = None
+    if asked.best_of is not None:
+        name = asked.best_of.reward
+        reward = backend.rewards.get(name) if isinstance(name, str) else None
+        reward = reward or reward_of(name, backend.service.asker())
+        selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     lora = serving._maybe_get_adapters(request)
     draws: list[tuple[Draw, Any]] = []
     try:
@@ -240,22 +246,22 @@ def _job(
                 {**asked.settings, "max_tokens": max(max_tokens, 1), "trace": asked.logprobs is not None}
             )
             for _ in range(asked.n):
-                draw = Draw(tokens, None, spec, seed=derive_seed(seed, len(draws)), **settings)
+                draw = Draw(
+                    tokens,
+                    None,
+                    spec,
+                    seed=derive_seed(seed, len(draws)),
+                    certainty=wants_certainty(selecting),
+                    **settings,
+                )
                 backend.service.check(draw, place)
                 draws.append((draw, engine_input))
     except ValueError as error:
         raise api_error(error, _param_of(str(error), place)) from error
     passenger = Passenger(lora, serving._get_priority(request, raw_request))
     model = serving.models.model_name(lora)
-    if asked.best_of is None:
+    if selecting is None:
         return Job(backend.service, shape, asked, model, draws, passenger)
-    name = asked.best_of.reward
-    reward = (
-        backend.rewards[name]
-        if isinstance(name, str) and name in backend.rewards
-        else reward_of(name, backend.service.asker())
-    )
-    selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
     return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts)
 

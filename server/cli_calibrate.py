@@ -47,7 +47,8 @@ halving   what k -> inf gains when T is halved: positive where more samples help
 
 keys of --json (version 1): version, pool, normalisation, k, curves (temperature; mean, low, high for each k), pass_at_k,
 laws (one for each T > 0), recommendation, verdict, seed.
---save writes {"reweigh_profile": 1, "k", "temperature", "normalisation", "evidence"}."""
+--save writes {"reweigh_profile": 1, "k", "temperature", "normalisation", "evidence"}: what generate(profile=FILE) reads, and a
+request's reweigh.best_of.profile carries."""
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
