@@ -28,7 +28,7 @@ from decoding.judging import EngineAsker, waited_for
 from decoding.order import Order
 from decoding.potentials import TextPotential, partial_reward_of
 from decoding.request import Chunk, Request, Result
-from decoding.rewarding import begin_rewards, selecting_of, wants_certainty
+from decoding.rewarding import begin_rewards, reward_of, selecting_of, wants_certainty
 from decoding.streamed_text import StreamedText
 from decoding.vllm_driver import Ticket, VllmDriver, vllm_environment
 from decoding.vllm_vocabulary import vocabulary_of
@@ -276,6 +276,12 @@ class Engine:
         self, waves: Waves, prompts: Any, messages: Any, timeout_s: float | None, options: dict[str, Any]
     ) -> Result | list[Result]:
         """Every prompt in waves of its own, side by side in the engine's batch."""
+        if options.get("reward") is not None:
+            options["reward"] = reward = reward_of(options["reward"], self.asker)
+            if getattr(reward, "relative", False):
+                raise BadRequest(
+                    f"{reward!r} compares the texts of one batch, and waves are several: leave out until=..."
+                )
         given, single = self._prompts(prompts, messages)
         name, source = ("prompts", prompts) if messages is None else ("messages", messages)
         asked = [source] if single else list(source)

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -50,6 +50,11 @@ class JudgeReward:
     def __repr__(self) -> str:
         return repr(self._judge)
 
+    @property
+    def relative(self) -> bool:
+        """Whether a text's reward is about the others of its batch."""
+        return bool(getattr(self._judge, "relative", False))
+
     def begin(self, candidates: Sequence[Candidate]) -> Callable[[float | None], Judgement]:
         """Ask about the candidates; the function returned waits, so many seconds at most, and says what came of it."""
         firsts, like = distinct(candidates)
@@ -82,7 +87,6 @@ def question_order(answers: Sequence[Sequence[int]]) -> Order:
     )  # fmt: skip
 
 
-@lru_cache(maxsize=64)
 def answer_tokens(vocabulary: Vocabulary, answers: tuple[str, ...]) -> tuple[tuple[int, ...], ...]:
     """The tokens that are each answer, white space around it apart. Raises RequestError for an answer that is no token."""
     wanted: dict[bytes, list[int]] = {answer.encode(): [] for answer in answers}
@@ -143,12 +147,14 @@ class EngineAsker:
             [Sequence[tuple[Order, list[int]]]], list[tuple[Future[dict[str, Any]], Callable[[], object]]]
         ],
     ) -> None:
-        self._vocabulary, self._room = vocabulary, max_model_len - 1
+        self._room = max_model_len - 1
         self._tokenizer, self._submit = tokenizer, submit
+        # Kept here, so that a closed engine's vocabulary is not; each new one is a walk over the vocabulary.
+        self._tokens_of = lru_cache(maxsize=64)(partial(answer_tokens, vocabulary))
 
     def ask(self, questions: Sequence[Question]) -> Replies:
         prompts = [chat_prompt(self._tokenizer, question.text) for question in questions]
-        tokens = [answer_tokens(self._vocabulary, question.answers) for question in questions]
+        tokens = [self._tokens_of(question.answers) for question in questions]
         fitting = [k for k, prompt in enumerate(prompts) if len(prompt) <= self._room]
         submitted = self._submit([(question_order(tokens[k]), prompts[k]) for k in fitting])
         waiting = dict(zip(fitting, submitted, strict=True))

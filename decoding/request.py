@@ -181,7 +181,7 @@ class Result:
         """float64 [N], sum 1: the weights with the rewards in them; without rewards the weights themselves."""
         return normalise(self._charged)
 
-    @property
+    @cached_property
     def _charged(self) -> np.ndarray:
         if self.rewards is None:
             return self.log_weights

@@ -42,6 +42,7 @@ class Service:
 
     def __init__(self, client: EngineClient) -> None:
         self._client = client
+        self._asker: EngineAsker | None = None
         config = client.vllm_config
         self.vocabulary = vocabulary_of(config)
         self.max_model_len: int = config.model_config.max_model_len
@@ -52,7 +53,9 @@ class Service:
         await self._client.collective_rpc("reweigh_install")
 
     def asker(self) -> EngineAsker:
-        """The served model as one that answers judges. Made in the event loop, to be asked from other threads."""
+        """The served model as one that answers judges. To be had in the event loop, and asked from other threads."""
+        if self._asker is not None:
+            return self._asker
         loop = asyncio.get_running_loop()
 
         def submit(
@@ -61,7 +64,8 @@ class Service:
             asked = [asyncio.run_coroutine_threadsafe(self._answer(order, prompt), loop) for order, prompt in orders]
             return [(future, future.cancel) for future in asked]
 
-        return EngineAsker(self.vocabulary, self.max_model_len, self._client.get_tokenizer(), submit)
+        self._asker = EngineAsker(self.vocabulary, self.max_model_len, self._client.get_tokenizer(), submit)
+        return self._asker
 
     async def _answer(self, order: Order, prompt: list[int]) -> dict[str, Any]:
         """The summary of an order without a constraint."""

@@ -52,6 +52,9 @@ class PairwiseJudge:
     five-grade comparisons of WildBench, arXiv 2406.04770.
     """
 
+    # A text's reward is about the texts it was drawn with: rewards of two batches cannot be compared.
+    relative = True
+
     def __init__(
         self,
         criteria: str = CRITERIA,

@@ -104,6 +104,7 @@ def test_what_goes_wrong_in_a_later_wave_gives_all_that_was_drawn_back(engine: E
         ({"until": "vote", "token_budget": 2}, "token_budget=2"),
         ({"until": "vote", "judge_budget": 3}, "judge_budget"),
         ({"wave": 3}, "wave is about"),
+        ({"until": "vote", "reward": "pairwise_judge"}, "compares the texts of one batch"),
         ({"until": "vote", "profile": {}}, "a profile says"),
         ({"until": "vote", "max_tokens": 0}, "max_tokens=0"),
         ({"until": "vote", "nope": 1}, "nope"),
