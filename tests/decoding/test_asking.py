@@ -23,7 +23,8 @@ def request(**changes: Any) -> Request:
 
 def summary(text: bytes, status: str, log_weight: float = 0.0) -> dict[str, Any]:
     return {
-        "tokens": [list(text)], "log_probs": [-1.0], "log_weights": [log_weight], "status": [status], "traces": None,
+        "tokens": [list(text)], "log_probs": [-1.0], "log_weights": [log_weight], "status": [status],
+        "traces": None, "certainties": None,
         "sampled_tokens": len(text), "steps": 1, "checks": 0, "masks": 0, "computed_rows": 1, "ancestry": [],
         "ess_history": [], "wall_s": 1.0, "queued_s": 0.5, "error": None,
     }  # fmt: skip

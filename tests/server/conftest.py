@@ -16,6 +16,7 @@ from pathlib import Path
 
 import httpx
 import openai
+import psutil
 import pytest
 
 KEY = "a-key-for-tests"
@@ -152,4 +153,10 @@ def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails")]
     server = start_server(operator_folder, *constraints, *rewards, "--database=shop=shop.sqlite")
     yield server
+    # A server that is killed says goodbye to nobody: all its processes are to end by themselves.
+    family = psutil.Process(server.process.pid).children(recursive=True)
+    server.process.kill()
+    server.process.wait()
+    _, alive = psutil.wait_procs(family, 30)
     stop_server(server.process)
+    assert not alive, f"left behind by a server that was killed: {alive}"
