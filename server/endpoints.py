@@ -36,7 +36,7 @@ ROUTES = frozenset({
 })  # fmt: skip
 PAGE = Path(__file__).with_name("page.html")
 # Rewards that need nothing but the text: what the page offers beside the operator's own.
-SHIPPED_REWARDS = ["mean_logprob", "self_certainty", "json_valid"]
+SHIPPED_REWARDS = ["mean_logprob", "self_certainty"]
 
 router = APIRouter()
 

@@ -194,7 +194,7 @@ def test_page_draws_the_particles_weights_and_ancestry_that_came(visit: Visit) -
 
 def test_page_selects_by_a_reward(visit: Visit) -> None:
     offered = visit.page.eval_on_selector_all("#reward option", "all => all.map(one => one.value)")
-    assert offered[0] == "" and {"short", "mean_logprob", "json_valid"} <= set(offered)
+    assert offered[0] == "" and {"short", "mean_logprob", "self_certainty"} <= set(offered)
     assert visit.page.is_hidden("#select_temperature")
     visit.ask(mode="completion", prompt="Count: ", kind="regex", spec="[0-9]( [0-9]){2,12}", reward="short")
     visit.ask(particles="6", seed="2", max_tokens="40", select_temperature="0")
