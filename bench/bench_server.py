@@ -37,11 +37,12 @@ import numpy as np
 import psutil
 
 from bench.harness import ROOT, report, say
+from decoding.engine import engine_defaults
 
 MODEL = "bench"
 PARTICLES = 8
 ENGINE = {
-    "dtype": "bfloat16",
+    "dtype": engine_defaults()["dtype"],
     "max-num-seqs": 32,
     "max-model-len": 2048,
     "block-size": 32,
