@@ -47,6 +47,7 @@ from scipy import stats
 from bench.harness import ROOT, report, say
 from bench.reference.meter import Meter
 from bench.tasks import TASKS, Task
+from decoding.engine import engine_defaults
 
 PYTHON = ROOT / ".cache" / "genlm-venv" / "bin" / "python"
 REMEDY = "run `make bench-reference ARGS=date` first: it makes the environment and tries it"
@@ -96,7 +97,8 @@ class Reference:
 
     def __init__(self, model: Path, threads: int, timeout_s: float) -> None:
         self._command = [str(PYTHON), "-m", "bench.reference.genlm_run", "--serve"]
-        self._command += ["--model", str(model), "--threads", str(threads)]
+        # Both sides with the dtype that ours has by default: the weights' own, or float32 where bfloat16 would be emulated.
+        self._command += ["--model", str(model), "--threads", str(threads), "--dtype", engine_defaults()["dtype"]]
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[str] | None = None
         self._lines: SimpleQueue[str] = SimpleQueue()

@@ -128,6 +128,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tasks", nargs="*", help=f"of {', '.join(TASKS)}; all but the hard ones if none is named")
     parser.add_argument("--model", required=True, help="the model's folder")
+    parser.add_argument("--dtype", default="auto", help="auto: as the model's folder says")
     parser.add_argument("--particles", type=int, nargs="+", default=[5, 10])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ess-threshold", type=float, default=0.5)
@@ -140,7 +141,7 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore", message="Common vocabulary")  # a constraint is meant to be narrow
 
-    model = AsyncTransformer.from_name(options.model, timeout=0.001)
+    model = AsyncTransformer.from_name(options.model, hf_opts={"torch_dtype": options.dtype}, timeout=0.001)
     llm = PromptedLLM(model, eos_byte_strings=[model.tokenizer.eos_token.encode()])
     settings = {
         "engine": f"genlm-control {importlib.metadata.version('genlm-control')}",
