@@ -29,6 +29,7 @@ class Smiles(Language):
     elements              symbols of the elements that may occur; by default all with a valence. Hydrogen is implied, or counted
                           in brackets as in [nH], and never an atom of its own
     required, forbidden   SMARTS patterns that the finished molecule must contain, or must not
+    connected             one molecule: no dots. Small models left to themselves write little but S.S.S
     """
 
     min_atoms: int = 1
@@ -36,6 +37,7 @@ class Smiles(Language):
     elements: tuple[str, ...] | None = None
     required: tuple[str, ...] = ()
     forbidden: tuple[str, ...] = ()
+    connected: bool = False
 
     examples: ClassVar[tuple[Example, ...]] = (
         Example(
@@ -48,13 +50,14 @@ class Smiles(Language):
             ("CC", "COC", "CBr", "C1CO1", "[13CH3]C"),
             ("C", "CCCCC", "CO", "CN", "CB", "CCl"),
         ),
+        Example({"smiles": {"connected": True}}, ("CCO", "[NH4+]"), ("C.C", "C.", ".C", "")),
     )
 
     @classmethod
     def from_spec(cls, options: Any) -> Smiles:
         if not isinstance(options, dict):
             raise GrammarError(f'"smiles" takes an object of options, such as {{"max_atoms": 20}}, not {options!r}')
-        known = {"min_atoms", "max_atoms", "elements", "required", "forbidden"}
+        known = {"min_atoms", "max_atoms", "elements", "required", "forbidden", "connected"}
         if unknown := sorted(set(options) - known):
             raise GrammarError(f"smiles has no option {unknown[0]!r}; it has {', '.join(sorted(known))}")
         return cls(**options)
@@ -69,6 +72,8 @@ class Smiles(Language):
                 raise GrammarError(f"smiles: {name}={value!r} must be a whole number from 1 to {MOST_ATOMS}")
         if self.min_atoms > self.max_atoms:
             raise GrammarError(f"smiles: min_atoms={self.min_atoms} is above max_atoms={self.max_atoms}")
+        if not isinstance(self.connected, bool):
+            raise GrammarError(f"smiles: connected={self.connected!r} must be True or False")
         from grammars.molecules.chemistry import substructures
         from grammars.molecules.prefix import ELEMENTS
 
@@ -96,6 +101,7 @@ class Smiles(Language):
             "elements": None if self.elements is None else list(self.elements),
             "required": list(self.required) or None,
             "forbidden": list(self.forbidden) or None,
+            "connected": self.connected or None,
         }
         return {"smiles": {name: value for name, value in options.items() if value is not None}}
 
@@ -105,7 +111,7 @@ class Smiles(Language):
         from grammars.molecules.state import MoleculeConstraint
         from grammars.regex import to_rust
 
-        pattern = to_rust(_alphabet(self.elements))
+        pattern = to_rust(_alphabet(self.elements, self.connected))
         mask = compile_guided(f"start: /{pattern}/", vocabulary, lambda message: GrammarError(f"smiles: {message}"))
         required, forbidden = substructures(self.required, "required"), substructures(self.forbidden, "forbidden")
 
@@ -135,7 +141,7 @@ def _texts(values: Any, name: str) -> tuple[str, ...]:
     return values
 
 
-def _alphabet(elements: tuple[str, ...] | None) -> str:
+def _alphabet(elements: tuple[str, ...] | None, connected: bool) -> str:
     """A regex of which symbol may follow which: all but the balance of brackets and rings, and chemistry."""
     from grammars.molecules.prefix import AROMATIC, BRACKET_AROMATIC, ELEMENTS, ORGANIC, bracket_pattern
 
@@ -144,4 +150,5 @@ def _alphabet(elements: tuple[str, ...] | None) -> str:
     bare = [symbol for symbol in (*ORGANIC, *AROMATIC) if symbol.capitalize() in allowed]
     bond, ring = r"[-=#$/\\]", r"(?:[0-9]|%[1-9][0-9])"
     atom = f"(?:{'|'.join([*bare, bracket_pattern(bracketed)])})(?:{bond}?{ring})*"
-    return rf"{atom}(?:(?:\)?\(?{bond}?|\.){atom})*"
+    dot = "" if connected else r"|\."
+    return rf"{atom}(?:(?:\)?\(?{bond}?{dot}){atom})*"

@@ -137,6 +137,7 @@ def _smiles(options: argparse.Namespace) -> Language:
         "elements": options.elements and tuple(options.elements),
         "required": options.required and tuple(options.required),
         "forbidden": options.forbidden and tuple(options.forbidden),
+        "connected": options.connected or None,
     }
     return Smiles(**{name: value for name, value in given.items() if value is not None})
 

@@ -108,6 +108,7 @@ def smiles_options(group: Group) -> None:
     group.add_argument("--elements", nargs="+", metavar="SYMBOL", help="the elements that may occur, such as C N O")
     group.add_argument("--required", nargs="+", metavar="SMARTS", help="patterns that the molecule must contain")
     group.add_argument("--forbidden", nargs="+", metavar="SMARTS", help="patterns that it must not contain")
+    group.add_argument("--connected", action="store_true", help="one molecule: no dots")
 
 
 def pddl_options(group: Group) -> None:

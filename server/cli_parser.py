@@ -220,7 +220,7 @@ Put the prompt before --options: what follows it is taken for options.""",
         cli_options.smiles_options,
         """\
 examples:
-  reweigh smiles 'A small alcohol:' --max-atoms 8 --required '[OX2H]'
+  reweigh smiles 'A small alcohol:' --max-atoms 8 --connected --required '[OX2H]'
   reweigh smiles 'An aromatic molecule:' --elements C N O --n 3
 
 Put the prompt before --elements, --required and --forbidden: what follows them is taken for theirs.""",

@@ -147,6 +147,8 @@ def check(state: Prefix, begun: str = "") -> None:
         state = state._replace(last="[")
     if here >= 0:
         _check_open(state, here, bool(begun) and begun[0] == "[")
+        if here in state.loose and not _may_lie_on_ring(state, here, begun[:1] == "["):
+            raise Invalid
 
 
 def finish(state: Prefix) -> None:
@@ -279,6 +281,25 @@ def _check_rings(state: Prefix) -> None:
             loose -= _between(opener, top)
     if loose:
         raise Invalid
+
+
+def _may_lie_on_ring(state: Prefix, here: int, bonded: bool) -> bool:
+    """Whether the current atom, on no ring yet, can come to lie on one; bonded: whether a bond to the next atom is begun.
+
+    A ring through it runs along an open ring bond, or back from a branch; else it has to open one itself and go on.
+    """
+    own = any(at == here for at, _ in state.rings.values())
+    bonded = bonded or bool(state.bond)
+    if len(state.stack) > 1 and own:
+        return True
+    if state.rings or len(state.stack) > 1:
+        return bonded or free_valence(state, here) >= 1
+    return not bonded and not state.after_branch and free_valence(state, here) >= 2
+
+
+def needs_ring(state: Prefix) -> bool:
+    """Whether the current atom must lie on a ring, which only it can open."""
+    return state.stack[-1] in state.loose and not state.rings and len(state.stack) == 1
 
 
 def _between(a: Node, b: Node) -> set[int]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from grammars.molecules.prefix import (
+    BOND_ORDERS,
     START,
     Invalid,
     Prefix,
@@ -16,6 +19,7 @@ from grammars.molecules.prefix import (
     check,
     finish,
     free_valence,
+    needs_ring,
     read,
 )
 from grammars.vocabulary import Vocabulary
@@ -23,6 +27,10 @@ from grammars.vocabulary import Vocabulary
 REMEMBERED = 4096
 # Rings that one atom can close beside its bond to the chain: no element has a valence above 7.
 MOST_RINGS = 6
+RING_NUMBERS = (*map(str, range(10)), *(f"%{k}" for k in range(10, 100)))
+# With fewer atoms left an end is searched for, trying so many symbols at most.
+FEW_ATOMS = 2
+SEARCHED = 200
 # Where none of these fits, whole, no element does.
 VERSATILE = ("[C]", "[S]", "[P]", "[c]", "[N+]", "[O-]", "[Fe]")
 
@@ -49,21 +57,73 @@ def further(reading: Reading, char: str, max_atoms: int) -> Reading:
         if not begins_bracket(symbol) or before.heavy + len(before.stack) > max_atoms:
             raise Invalid
         element_to_come = not symbol.strip("[0123456789")
-        if not _some_fits(before, VERSATILE if element_to_come else bracket_endings(symbol), max_atoms):
+        endings = VERSATILE if element_to_come else bracket_endings(symbol)
+        if not any(_fits(_fitting, before, ending, max_atoms) for ending in endings):
             raise Invalid
         return Reading(before, symbol, None)
     if symbol[0] == "%" and len(symbol) < 3:
         check(before, symbol)
         # A number that is open already, or a new one, which are all alike.
         known = [number for number in before.rings if number.startswith(symbol)]
-        new = next(number for k in range(10, 100) if (number := f"%{k}").startswith(symbol) and number not in known)
-        if not _some_fits(before, (*known, new), max_atoms):
+        new = [number for k in range(10, 100) if (number := f"%{k}").startswith(symbol) and number not in known][:1]
+        if not any(_fits(_fitting, before, number, max_atoms) for number in (*known, *new)):
             raise Invalid
         return Reading(before, symbol, None)
     return Reading(before, symbol, _fitting(before, symbol, max_atoms))
 
 
 def _fitting(before: Prefix, symbol: str, max_atoms: int) -> Prefix:
+    """The state after a whole symbol; Invalid where the molecule cannot end there and no symbol may follow."""
+    after = _fitting_alone(before, symbol, max_atoms)
+    if _may_end(after):
+        return after
+    if max_atoms - after.heavy < FEW_ATOMS:
+        if not _has_end(after, max_atoms, [SEARCHED]):
+            raise Invalid
+    elif not any(_fits(_fitting_alone, after, following, max_atoms) for following in _symbols_after(after)):
+        raise Invalid
+    return after
+
+
+def _has_end(state: Prefix, max_atoms: int, budget: list[int]) -> bool:
+    """Whether a molecule goes on like this, as far as a search of so many symbols tells: with few atoms left it often does."""
+    full = state.heavy == max_atoms
+    for symbol in _symbols_after(state):
+        if full and symbol[0] not in "0123456789%)=-#$":
+            continue
+        budget[0] -= 1
+        try:
+            after = _fitting_alone(state, symbol, max_atoms)
+        except Invalid:
+            continue
+        if budget[0] <= 0 or _may_end(after) or _has_end(after, max_atoms, budget):
+            return True
+    return False
+
+
+def _may_end(state: Prefix) -> bool:
+    try:
+        finish(state)
+    except Invalid:
+        return False
+    return True
+
+
+def _symbols_after(state: Prefix) -> Iterable[str]:
+    """Symbols of which one fits where any does, the likeliest first.
+
+    An atom is asked of only two things: the bonds it can have, and whether it is the O or N that gives a nitrogen five.
+    """
+    yield from state.rings
+    yield from ("C", "c", "O", "N")
+    if not state.bond:
+        yield from (")", "(", "=", "-", ".")
+    yield from itertools.islice((number for number in RING_NUMBERS if number not in state.rings), 1)
+    yield from VERSATILE
+    yield from () if state.bond else ("#", "$")
+
+
+def _fitting_alone(before: Prefix, symbol: str, max_atoms: int) -> Prefix:
     """The state after a whole symbol; Invalid where more atoms would have to follow than may."""
     after = read(before, symbol)
     check(after)
@@ -72,33 +132,49 @@ def _fitting(before: Prefix, symbol: str, max_atoms: int) -> Prefix:
     return after
 
 
-def _some_fits(before: Prefix, symbols: Iterable[str], max_atoms: int) -> bool:
-    for symbol in symbols:
-        try:
-            _fitting(before, symbol, max_atoms)
-        except Invalid:
-            continue
-        return True
-    return False
+def _fits(fitting: Callable[[Prefix, str, int], Prefix], before: Prefix, symbol: str, max_atoms: int) -> bool:
+    try:
+        fitting(before, symbol, max_atoms)
+    except Invalid:
+        return False
+    return True
 
 
 def _atoms_to_come(state: Prefix) -> int:
     """How many atoms follow at least: one after every branch, one for a bond begun, and those that close the rings."""
-    branches = len(state.stack) - 1
-    if state.last in ("(", ")", "."):
-        return branches + 1
-    here = state.stack[-1]
-    # A ring is closed with an atom that is not bonded to this one already.
-    near = {here, *(bond.to for bond in state.atoms[here].bonds)} if here >= 0 else {here}
-    elsewhere = len({at for at, _ in state.rings.values() if at not in near})
-    opened_here = any(at == here for at, _ in state.rings.values())
-    if state.bond and (state.after_branch or not elsewhere):
-        # The bond leads to an atom, and no ring opened here ends there.
-        return max(branches + 1, 1 + opened_here)
-    # Rings opened at the current atom are closed at another one; so are those for which it has no valence left.
-    closable = 0 if state.after_branch or here < 0 else min(elsewhere, free_valence(state, here))
-    rings = len(state.rings) - closable
-    return max(branches, -(-rings // MOST_RINGS))
+    branches, here = len(state.stack) - 1, state.stack[-1]
+    least = branches + (state.last in ("(", ")", "."))
+    if here < 0 or not (state.rings or state.bond or state.loose):
+        return least
+    opened = Counter(at for at, _ in state.rings.values())
+    closable = {at for at in opened if _may_close(state, here, at)}
+    if state.bond and not any(_takes_bond(state, at) for at in closable):
+        # The bond leads to an atom, and no ring ends here.
+        closable, least = set(), max(least, branches + 1)
+    for at, count in opened.items():
+        # Each of an atom's rings ends at another atom, none of them bonded to it already, as the next in the chain will be.
+        alone = at == here and not branches
+        least = max(least, count + alone - (at in closable))
+    if needs_ring(state):
+        least = max(least, 2)
+    closing = 0 if not closable else min(len(closable), free_valence(state, here))
+    return max(least, -(-(len(state.rings) - closing) // MOST_RINGS))
+
+
+def _may_close(state: Prefix, here: int, at: int) -> bool:
+    """Whether a ring that was opened at an atom may end at the current one."""
+    if state.after_branch or at == here or any(bond.to == at for bond in state.atoms[here].bonds):
+        return False
+    return free_valence(state, here) > 0
+
+
+def _takes_bond(state: Prefix, at: int) -> bool:
+    """Whether the bond begun may end a ring that was opened at an atom."""
+    order = BOND_ORDERS[state.bond]
+    return any(
+        other == at and (BOND_ORDERS[written] == order if written else free_valence(state, at) >= order - 1)
+        for other, written in state.rings.values()
+    )
 
 
 class MoleculeConstraint:
@@ -140,11 +216,7 @@ class MoleculeState:
         state = self._reading.after
         if state is None or not self._constraint.min_atoms <= state.heavy <= self._constraint.max_atoms:
             return False
-        try:
-            finish(state)
-        except Invalid:
-            return False
-        return True
+        return _may_end(state)
 
     def bitmask(self) -> None:
         return None
@@ -173,7 +245,21 @@ class MoleculeState:
                 reading = further(reading, char, self._constraint.max_atoms)
         except Invalid:
             return None
-        return reading
+        return reading if self._may_be_last(reading, self._text + written.decode()) else None
+
+    def _may_be_last(self, reading: Reading, text: str) -> bool:
+        """Where nothing may follow, whether the molecule is one; else True."""
+        state = reading.after
+        if (
+            state is None
+            or state.heavy < self._constraint.max_atoms
+            or state.rings
+            or state.bond
+            or len(state.stack) > 1
+        ):
+            return True
+        endings = [text, *(text + end for end in {"C": "l", "B": "r"}.get(reading.symbol, ""))]
+        return any(map(self._constraint.is_molecule, endings))
 
     def advance(self, token: int) -> MoleculeState:
         vocabulary = self._constraint.vocabulary

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from partialsmiles import ParseSmiles
 from partialsmiles.exceptions import Error
-from rdkit import Chem
+from rdkit import Chem, RDLogger
 
 from grammars.errors import GrammarError
 from grammars.molecules.prefix import START, Invalid, finish
@@ -76,7 +76,7 @@ def test_the_verdict_on_prefixes_is_that_of_partialsmiles(molecules):
                 wider = own and "N" in longer
                 narrower = (
                     not own and reading.after is not None and (reading.after.loose or "Cl" in longer or "Br" in longer)
-                )
+                ) or (longer[-1] in "-=#" and not any(partialsmiles_accepts(longer + atom) for atom in "BCNOPSFIcnos"))
                 assert wider or narrower, longer
             if own and theirs:
                 prefix = longer
@@ -196,6 +196,34 @@ def test_bounds_on_the_atoms_hold_and_are_seen_early():
     assert is_member(constraint, "C1CCCC=1") and is_member(constraint, "CC(C)CC")
 
 
+def test_molecules_written_in_any_order_are_accepted_within_exactly_their_atoms(molecules: list[str]):
+    """Where nothing is left for a ring to close on, or a bond to lead to, is judged with no molecule lost."""
+    RDLogger.DisableLog("rdApp.*")
+    for text in molecules[::11]:
+        molecule = Chem.MolFromSmiles(text)
+        kekule = Chem.Mol(molecule)
+        Chem.Kekulize(kekule, clearAromaticFlags=True)
+        for one, options in ((molecule, {}), (kekule, {"kekuleSmiles": True})):
+            for written in Chem.MolToRandomSmilesVect(one, 2, 7, **options):
+                reading = reading_of(written, molecule.GetNumHeavyAtoms())
+                assert reading is not None and reading.after is not None, written
+                finish(reading.after)
+
+
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [("Clo", 9), ("o=", 9), ("So-", 9), ("OCs", 3), ("C1", 2), ("C12", 3), ("CN(C)$", 9), ("CC[S@](PF)-", 9), ("CCCs1oo", 6)],
+)
+def test_an_end_that_cannot_be_reached_is_seen_where_it_begins(text, most):
+    assert reading_of(text, most) is None
+
+
+def test_two_figures_of_a_ring_number_may_all_be_taken():
+    opened = "".join(f"C%1{k}C%1{k + 1}" for k in range(0, 10, 2))
+    reading = reading_of(opened + "C%1")
+    assert reading is not None and reading.after is None
+
+
 def test_elements_and_substructures_are_kept_to():
     constraint = Smiles(elements=["C", "Br", "N"], required=["[NH2]"], forbidden=["CBr", "N~N"]).compile(SMALL)
     assert is_member(constraint, "CCN") and is_member(constraint, "NCC#N") and is_member(constraint, "c1cc(N)cnc1")
@@ -248,7 +276,7 @@ def test_options_travel():
         ({"elements": "CN"}, "must be a list of texts"),
         ({"forbidden": ["C", "(("]}, r"forbidden\[1\] = '\(\(' is no SMARTS"),
         ({"required": [3]}, "list of texts"),
-        ({"colour": 1}, "no option 'colour'; it has elements, forbidden, max_atoms, min_atoms, required"),
+        ({"colour": 1}, "no option 'colour'; it has connected, elements, forbidden, max_atoms, min_atoms, required"),
         ("CCO", "takes an object of options"),
     ],
 )

@@ -106,7 +106,7 @@ def is_molecule(options: dict[str, Any], text: str) -> bool:
     """By RDKit and partialsmiles, without wildcards, reactions and hydrogen atoms."""
     with rdBase.BlockLogs():
         molecule = Chem.MolFromSmiles(text)
-    if molecule is None or not molecule.GetNumAtoms() or re.search(r"[*>\s]|%0|\[\d*H[^efgos]|[+-]0", text):
+    if molecule is None or not molecule.GetNumAtoms() or re.search(r"[*>\s]|%0|\[\d*H[^efgos]|\[[^]]*[+-]0", text):
         return False
     try:
         partialsmiles.ParseSmiles(text)
@@ -116,6 +116,7 @@ def is_molecule(options: dict[str, Any], text: str) -> bool:
     return (
         options.get("min_atoms", 1) <= molecule.GetNumHeavyAtoms() <= options.get("max_atoms", 999)
         and elements <= set(options.get("elements", elements))
+        and not (options.get("connected", False) and "." in text)
         and not any(molecule.HasSubstructMatch(Chem.MolFromSmarts(smarts)) for smarts in options.get("forbidden", ()))
     )
 
