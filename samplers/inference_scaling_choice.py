@@ -216,11 +216,10 @@ class Calibration:
         harmed = harm is not None and harm.sign < 0
         rule = "the highest reward" if coldest == 0 else f"T={coldest:g}"
         if k == 1:
-            if harmed and peak == 1:
-                return (
-                    f"stop at k=1: more samples hurt. Selection by {rule} among {last} loses {_span(harm)}: "
-                    "this judge prefers wrong answers."
-                )
+            loss = self.change(coldest, 1, last) if last > 1 else None
+            if loss is not None and loss.sign < 0:
+                why = "this judge prefers wrong answers" if peak == 1 else "this judge is being over-optimised"
+                return f"stop at k=1: more samples hurt. Selection by {rule} among {last} loses {_span(loss)}: {why}."
             return (
                 "stop at k=1: no selection by this judge gains more than its own standard error. A pool of more prompts may "
                 "show a smaller gain; a better judge a larger one."
