@@ -3,8 +3,9 @@
 Candidates are plain draws of the embedded model (in float32), all of a few prompts in one batch; the judge is the same
 model, asked pointwise for an expected score of 1 to 5. Every candidate stands as one line in bench/results/candidates_TASK.jsonl:
 what is there is not drawn again, so a run that was broken off goes on where it was. From these lines a pool is made for each
-reward (a candidate that the judge cannot judge is left out of the judge's), and `reweigh calibrate` is run on it: accuracy
-against k and T, the 1/k law beside what is measured, the verdict. Pictures go to bench/results.
+reward, and `reweigh calibrate` is run on it: accuracy against k and T, the 1/k law beside what is measured, the verdict. The
+judge's pool is without the candidates that it cannot judge (empty ones), and without prompts that lose more than half of theirs
+by this. Pictures go to bench/results.
 
     python -m bench.bench_pool [--tasks arithmetic gsm8k countdown] [--questions 60] [--k 32] [--fresh]
 """
@@ -113,14 +114,28 @@ def seed_of(problem: Problem) -> int:
 
 
 def pool_of(candidates: Path, reward: str) -> Path:
-    """The pool that `reweigh calibrate` reads: one reward, candidates without it left out."""
+    """The pool that `reweigh calibrate` reads: one reward, candidates without it left out.
+
+    A prompt that so loses more than half of its candidates is left out too: curves go to the k that every prompt has.
+    """
     path = candidates.with_name(f"pool_{candidates.stem.removeprefix('candidates_')}_{reward}.jsonl")
     with path.open("w", encoding="utf-8") as file:
-        for line in map(json.loads, candidates.read_text(encoding="utf-8").splitlines()):
-            if (value := line["rewards"][reward]) is not None:
+        for group in grouped(candidates).values():
+            having = [line for line in group if line["rewards"][reward] is not None]
+            if 2 * len(having) < len(group):
+                continue
+            for line in having:
                 kept = {name: line[name] for name in ("prompt", "candidate", "correct", "tokens")}
-                file.write(json.dumps({**kept, "reward": value}) + "\n")
+                file.write(json.dumps({**kept, "reward": line["rewards"][reward]}) + "\n")
     return path
+
+
+def grouped(candidates: Path) -> dict[str, list[dict[str, Any]]]:
+    """Prompt -> its candidates, in the file's order."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for line in map(json.loads, candidates.read_text(encoding="utf-8").splitlines()):
+        groups.setdefault(line["prompt"], []).append(line)
+    return groups
 
 
 def calibrated(pool: Path) -> dict[str, Any]:
@@ -138,9 +153,7 @@ def calibrated(pool: Path) -> dict[str, Any]:
 
 def summary(candidates: Path) -> dict[str, Any]:
     """What the pool is: how often the model is right, and how well each reward tells right from wrong within a prompt."""
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for line in map(json.loads, candidates.read_text(encoding="utf-8").splitlines()):
-        groups.setdefault(line["prompt"], []).append(line)
+    groups = grouped(candidates)
     lines = [line for group in groups.values() for line in group]
     outside = [line["outside"] for line in lines if "outside" in line]
     return {
@@ -196,7 +209,7 @@ def picture(found: dict[str, dict[str, dict[str, Any]]], path: Path) -> None:
             row[-1].plot(TS[1:], [curve["mean"][-1] for curve in one["curves"][1:]], "o-", ms=3, label=reward)
         row[0].legend(frameon=False, fontsize=7)
         row[-1].axhline(next(iter(rewards.values()))["curves"][0]["mean"][0], color="k", ls="--", lw=1, label="k = 1")
-        row[-1].set(xscale="log", title=f"{task}, k = {ks[-1]}", xlabel="T, in a prompt's standard deviations")
+        row[-1].set(xscale="log", title=f"{task}, at the largest k", xlabel="T, in a prompt's standard deviations")
         row[-1].legend(frameon=False, fontsize=7)
     figure.savefig(path)
 

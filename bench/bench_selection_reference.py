@@ -33,6 +33,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.bench_pool import grouped
 from bench.harness import ROOT, report, say
 from bench.tasks_selection import FAMILIES, family
 
@@ -137,9 +138,7 @@ def jobs_of(task: str, questions: int, k: int) -> list[dict[str, Any]]:
     path = RESULTS / f"candidates_{task}.jsonl"
     if not path.exists():
         raise SystemExit(f"{path} is not there: run `reweigh bench pool` first")
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for line in map(json.loads, path.read_text(encoding="utf-8").splitlines()):
-        groups.setdefault(line["prompt"], []).append(line)
+    groups = grouped(path)
     asked = {problem.id: problem.question for problem in family(task, len(groups)).problems}
     jobs = [
         {

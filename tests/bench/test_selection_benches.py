@@ -109,6 +109,16 @@ def test_a_candidate_that_was_not_judged_is_left_out_of_the_pool(tmp_path: Path)
     assert [json.loads(line)["reward"] for line in pool.read_text().splitlines()] == [0.0, 2.0]
 
 
+def test_a_prompt_with_most_of_its_candidates_not_judged_is_left_out_of_the_pool(tmp_path: Path):
+    path = tmp_path / "candidates_x.jsonl"
+    _written(path, {"one": 3, "two": 3})
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[3]["rewards"]["judge"] = None
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    kept = [json.loads(line)["prompt"] for line in pool_of(path, "judge").read_text().splitlines()]
+    assert kept == ["one", "one"]
+
+
 def test_auc_counts_pairs_of_a_right_and_a_wrong_candidate():
     def group(*pairs: tuple[int, float]) -> list[dict[str, object]]:
         return [{"correct": correct, "rewards": {"judge": reward}} for correct, reward in pairs]
