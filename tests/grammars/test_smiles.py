@@ -212,7 +212,17 @@ def test_molecules_written_in_any_order_are_accepted_within_exactly_their_atoms(
 
 @pytest.mark.parametrize(
     ("text", "most"),
-    [("Clo", 9), ("o=", 9), ("So-", 9), ("OCs", 3), ("C1", 2), ("C12", 3), ("CN(C)$", 9), ("CC[S@](PF)-", 9), ("CCCs1oo", 6)],
+    [
+        ("Clo", 9),
+        ("o=", 9),
+        ("So-", 9),
+        ("OCs", 3),
+        ("C1", 2),
+        ("C12", 3),
+        ("CN(C)$", 9),
+        ("CC[S@](PF)-", 9),
+        ("CCCs1oo", 6),
+    ],
 )
 def test_an_end_that_cannot_be_reached_is_seen_where_it_begins(text, most):
     assert reading_of(text, most) is None
