@@ -19,10 +19,6 @@ slower, never wrong.
 from __future__ import annotations
 
 import copy
-import multiprocessing
-import os
-import signal
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -39,13 +35,12 @@ from vllm.v1.request import Request, RequestStatus
 
 from decoding.groups import Fork, Group, Status
 from decoding.order import KEY, Order
+from decoding.parent_watch import end_with_parent
 from decoding.row_sampler import Post
 from decoding.vllm_worker import POSTS, PREPARE, PREPARED, RIDERS
 from grammars.errors import EngineError
 from grammars.registry import CACHED_CONSTRAINTS
 
-# Between asking the engine's process to end and ending it.
-END_S = 5.0
 # Specs the scheduler takes to be compiled where the model runs: fewer than are kept there.
 PREPARED_KNOWN = CACHED_CONSTRAINTS // 2
 
@@ -77,7 +72,7 @@ class ReweighScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refuse_unsound_settings()
-        _end_with_parent()
+        end_with_parent()
         self.runs: dict[str, Run] = {}  # by the id of the request as it came, as are _touched and _leaving
         self._rows: dict[str, tuple[Run, int]] = {}
         self._fork_parents: dict[str, str] = {}
@@ -397,19 +392,3 @@ def _output(
     return EngineCoreOutput(
         request_id=request.request_id, new_token_ids=list(tokens), finish_reason=reason, kv_transfer_params=summary
     )
-
-
-def _end_with_parent() -> None:
-    """Where this is vLLM's engine process, end it once the process that started it is gone: it would run on for nobody, with all
-    its memory, where a server is killed and cannot say goodbye. Workers end with the engine by themselves."""
-    parent = multiprocessing.parent_process()
-    if parent is None or not multiprocessing.current_process().name.startswith("EngineCore"):
-        return
-
-    def watch() -> None:
-        parent.join()
-        os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(END_S)
-        os.kill(os.getpid(), signal.SIGKILL)
-
-    threading.Thread(target=watch, name="reweigh-parent-watch", daemon=True).start()

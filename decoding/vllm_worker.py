@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from decoding.parent_watch import end_with_parent
 from decoding.preparation import Preparation
 from decoding.row_sampler import RowSampler
 from grammars.errors import EngineError
@@ -36,6 +37,7 @@ class WorkerExtension:
         runner = self.model_runner
         if getattr(runner, "_reweigh_installed", False):
             return True
+        end_with_parent()
         execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
         preparation = Preparation(sampler.vocabulary)
         blocks = host_blocks(runner.kv_caches, runner.kv_cache_config.num_blocks)
