@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import resource
 import threading
 import time
@@ -181,5 +182,6 @@ def test_memory_stays_bounded_over_many_unique_schemas():
 
 
 @pytest.mark.slow
+@pytest.mark.skipif("REWEIGH_LONG_TESTS" not in os.environ, reason="a minute: set REWEIGH_LONG_TESTS=1")
 def test_memory_stays_bounded_over_ten_thousand_unique_schemas():
     assert grown_mib_elsewhere(range(100_000, 110_000)) < 64
