@@ -24,8 +24,7 @@ from tqdm import tqdm
 from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
 from decoding.hub import require_hub_model
-from decoding.judging import EngineAsker, waited_for
-from decoding.order import Order
+from decoding.judging import EngineAsker, Orders, Submitted, waited_for
 from decoding.potentials import TextPotential, partial_reward_of
 from decoding.request import Chunk, Request, Result
 from decoding.rewarding import begin_rewards, reward_of, selecting_of, wants_certainty
@@ -137,7 +136,7 @@ class Engine:
         Raises RequestError, GrammarError (Unsatisfiable), PredicateError, DeadEnd, EngineError, TimeoutError.
         """
         _check_timeout(timeout_s)
-        waves = waves_of(options, settings_of(_only(options, "max_tokens"))["max_tokens"])
+        waves = waves_of(options)
         if waves is not None:
             return self._in_waves(waves, prompts, messages, timeout_s, options)
         selecting = selecting_of(options, self.asker)
@@ -412,9 +411,7 @@ class Engine:
         """The engine's model as one that answers judges: for `JudgeReward(judge, engine.asker)`, on this engine or elsewhere."""
         return EngineAsker(self.vocabulary, self.max_model_len, self.tokenizer, self._submit_orders)
 
-    def _submit_orders(
-        self, orders: Sequence[tuple[Order, list[int]]]
-    ) -> list[tuple[Future[dict[str, Any]], Callable[[], object]]]:
+    def _submit_orders(self, orders: Orders) -> Submitted:
         tickets = [Ticket(order, prompt) for order, prompt in orders]
         self._driver.submit(*tickets)
         return [(ticket.done, partial(self._driver.abort, ticket)) for ticket in tickets]
@@ -451,9 +448,8 @@ class Engine:
         return Chunk(text=text, step=result.stats.steps, result=result, ess=result.ess)
 
     def _await(self, request: Request, ticket: Ticket, deadline: float | None, timeout_s: float | None) -> Result:
-        remaining = None if deadline is None else max(deadline - time.monotonic(), 0.0)
         try:
-            summary = waited_for(ticket.done, math.inf if remaining is None else time.monotonic() + remaining)
+            summary = waited_for(ticket.done, math.inf if deadline is None else deadline)
         except FutureTimeout:
             raise _too_late(timeout_s) from None
         except CancelledError:
@@ -491,10 +487,6 @@ def _check_timeout(timeout_s: Any) -> None:
 
 def _too_late(timeout_s: float | None) -> TimeoutError:
     return TimeoutError(f"not done within timeout_s={timeout_s}: allow more time, fewer tokens or fewer particles")
-
-
-def _only(options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    return {name: options[name]} if name in options else {}
 
 
 def _same(result: Result, timeout_s: float | None) -> Result:

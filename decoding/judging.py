@@ -22,6 +22,9 @@ from samplers.reward import Candidate, distinct
 
 T = TypeVar("T")
 Replies = Callable[[float | None], list[Reply]]
+# The summary to come of an order, and what gives it up.
+Submitted = list[tuple[Future[dict[str, Any]], Callable[[], object]]]
+Orders = Sequence[tuple[Order, list[int]]]
 
 
 class JudgeTimeout(RewardError, TimeoutError):
@@ -143,9 +146,7 @@ class EngineAsker:
         vocabulary: Vocabulary,
         max_model_len: int,
         tokenizer: Any,
-        submit: Callable[
-            [Sequence[tuple[Order, list[int]]]], list[tuple[Future[dict[str, Any]], Callable[[], object]]]
-        ],
+        submit: Callable[[Orders], Submitted],
     ) -> None:
         self._room = max_model_len - 1
         self._tokenizer, self._submit = tokenizer, submit

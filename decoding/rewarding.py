@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import inspect
 import json
 import os
-import pkgutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +19,11 @@ from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.inference_scaling_profile import Profile, loaded
 from samplers.judge import Judge, Judgement
-from samplers.reward import Candidate, Reward, distinct, judged, reward_named
+from samplers.reward import REWARDS, Candidate, Reward, distinct, judged, reward_named
 from samplers.rule import Rule, rule_of
 from samplers.rules.softmax import Softmax
+
+REWARDS.add_package("decoding.rewards")
 
 UNJUDGED = ("error", "drop")
 SELECT = ("sample", "argmax")
@@ -53,12 +52,8 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     profile = profile_of(options.pop("profile", None))
     if profile is not None:
         _take_profile(profile, options)
-    if "k" in options:
-        k = options.pop("k")
-        if options.get("particles", k) != k:
-            raise RequestError(f"k={k} and particles={options['particles']} are one number: give one of them")
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise RequestError(f"k={k!r}: a whole number of at least 1 was wanted, how many texts to select from")
+    k = taken_k(options)
+    if k is not None:
         options["particles"] = k
     given = {
         name: options.pop(name)
@@ -85,6 +80,18 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     if "select_temperature" in given and not rule.takes_temperature:
         raise RequestError(f"select_temperature={temperature!r}: the rule {given['rule']!r:.80} has none: leave it out")
     return Selecting(reward_of(given["reward"], asker), float(temperature), select, unjudged, rule)
+
+
+def taken_k(options: dict[str, Any]) -> int | None:
+    """Take k, which is particles by another name, out of the options. Raises RequestError."""
+    k = options.pop("k", None)
+    if k is None:
+        return None
+    if options.get("particles") not in (k, None):
+        raise RequestError(f"k={k} and particles={options['particles']} are one number: give one of them")
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise RequestError(f"k={k!r}: a whole number of at least 1 was wanted, how many texts to select from")
+    return int(k)
 
 
 def profile_of(given: Any) -> Profile | None:
@@ -249,21 +256,12 @@ def _awaited(values: list[Any]) -> list[Any]:
     return asyncio.run(every())
 
 
-@cache
-def _load() -> None:
-    """Register the rewards of this layer beside those of `samplers.rewards`."""
-    package = importlib.import_module("decoding.rewards")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"decoding.rewards.{module.name}")
-
-
 def reward_of(given: Any, asker: Asker | None = None) -> Reward:
     """What `reward=` stands for: a name, {name: options}, a function, a judge, or an object with `score`. Raises RequestError.
 
     asker  the model that answers a judge's questions
     """
     if isinstance(given, str | Mapping):
-        _load()
         given = reward_named(given)
     if hasattr(given, "questions") and hasattr(given, "verdicts"):
         judge: Judge = given
@@ -285,23 +283,21 @@ def judging(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> C
     unjudged  what becomes of a candidate the judge cannot judge: "error" raises, "drop" lets its NaN stand
     Both raise RewardError where the judge raises, or answers what is no reward.
     """
-    firsts, like = distinct(candidates)
-    few = [candidates[k] for k in firsts]
     with _named(reward):
         if isinstance(reward, JudgeReward):
-            waiting = reward.begin(few)
+            waiting = reward.begin(candidates)
         else:
-            ready = Judgement(judged(reward.score(few), len(few), repr(reward)))
+            firsts, like = distinct(candidates)
+            few = [candidates[k] for k in firsts]
+            ready = Judgement(judged(reward.score(few), len(few), repr(reward))[like])
             waiting = lambda timeout_s: ready  # noqa: E731
 
     def collect(timeout_s: float | None) -> Judgement:
         with _named(reward):
-            found = waiting(timeout_s)
-        verdicts = None if found.verdicts is None else tuple(found.verdicts[kind] for kind in like)
-        judgement = Judgement(found.rewards[like], verdicts, found.tokens)
+            judgement = waiting(timeout_s)
         unknown = np.flatnonzero(np.isnan(judgement.rewards))
         if unjudged == "error" and len(unknown):
-            problem = "" if verdicts is None else f" ({verdicts[unknown[0]].problem})"
+            problem = "" if judgement.verdicts is None else f" ({judgement.verdicts[unknown[0]].problem})"
             raise RewardError(
                 f"{reward!r} cannot judge {candidates[unknown[0]].text!r:.80}{problem}: have it return a number, or leave such "
                 'texts out, unjudged="drop"'
@@ -320,8 +316,3 @@ def _named(reward: Reward) -> Iterator[None]:
         raise
     except Exception as error:
         raise RewardError(f"{reward!r} failed: {type(error).__name__}: {error}") from error
-
-
-def rewards_for(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> np.ndarray:
-    """Every candidate's reward, at once: `judging` to its end. returns  float64 [K]"""
-    return judging(reward, candidates, unjudged)(None).rewards

@@ -178,7 +178,8 @@ class RowSampler:
             else:
                 post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
             self.posts[row.key].append(post)
-        self._tell_laws(mine, rows, positions)
+        if any(row.order.answers or row.order.certainty for row in rows):
+            self._tell_laws(mine, rows, positions)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
         broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
         if broken:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decoding.asking import check_request, order_of, result_of
-from decoding.judging import EngineAsker
+from decoding.judging import EngineAsker, Orders, Submitted
 from decoding.order import KEY, Order
 from decoding.request import Chunk, Request
 from decoding.streamed_text import StreamedText
@@ -58,9 +57,7 @@ class Service:
             return self._asker
         loop = asyncio.get_running_loop()
 
-        def submit(
-            orders: Sequence[tuple[Order, list[int]]],
-        ) -> list[tuple[concurrent.futures.Future[dict[str, Any]], Callable[[], object]]]:
+        def submit(orders: Orders) -> Submitted:
             asked = [asyncio.run_coroutine_threadsafe(self._answer(order, prompt), loop) for order, prompt in orders]
             return [(future, future.cancel) for future in asked]
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from decoding.asking import settings_of
 from decoding.request import Result, Stats, Usage
+from decoding.rewarding import taken_k
 from grammars.errors import DeadEnd, RequestError, RewardError
 from samplers.randomness import derive_seed
 from samplers.rule import Drawn
@@ -52,7 +54,7 @@ class Waves:
         return max(min(self.wave, room[reason]), 0), reason
 
 
-def waves_of(options: dict[str, Any], max_tokens: int) -> Waves | None:
+def waves_of(options: dict[str, Any]) -> Waves | None:
     """Take until, wave, token_budget and judge_budget out of the options, and with them k. None where there is no `until`.
 
     Raises RequestError naming what is wrong.
@@ -72,16 +74,14 @@ def waves_of(options: dict[str, Any], max_tokens: int) -> Waves | None:
         raise RequestError(f"until={given['until']!r:.80} is about a reward, and there is none: give reward=...")
     if given.get("judge_budget") is not None and options.get("reward") is None:
         raise RequestError("judge_budget is about a reward, and there is none: give reward=...")
-    k = options.pop("k", None)
-    particles = options.pop("particles", None)
-    if k is not None and particles is not None and k != particles:
-        raise RequestError(f"k={k} and particles={particles} are one number: give one of them")
-    k = k if k is not None else particles
+    k, particles = taken_k(options), options.pop("particles", None)
+    k = particles if k is None else k
     wanted: dict[str, Any] = {"k": DEFAULT_K if k is None else k, "wave": DEFAULT_WAVE, **given}
     for name in ("k", "wave", "token_budget", "judge_budget"):
         value = wanted.get(name)
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1):
             raise RequestError(f"{name}={value!r:.80}: a whole number of at least 1 was wanted")
+    max_tokens = settings_of({"max_tokens": options["max_tokens"]} if "max_tokens" in options else {})["max_tokens"]
     waves = Waves(
         until, int(wanted["k"]), int(wanted["wave"]), wanted.get("token_budget"), wanted.get("judge_budget"), max_tokens
     )

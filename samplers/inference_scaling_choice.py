@@ -212,8 +212,6 @@ class Calibration:
         last = int(self.ks[-1])
         coldest = self.temperatures[0]
         peak = int(self.ks[int(self.mean(coldest).argmax())])
-        harm = self.change(coldest, peak, last) if peak < last else None
-        harmed = harm is not None and harm.sign < 0
         rule = "the highest reward" if coldest == 0 else f"T={coldest:g}"
         if k == 1:
             loss = self.change(coldest, 1, last) if last > 1 else None
@@ -224,6 +222,8 @@ class Calibration:
                 "stop at k=1: no selection by this judge gains more than its own standard error. A pool of more prompts may "
                 "show a smaller gain; a better judge a larger one."
             )
+        harm = self.change(coldest, peak, last) if peak < last else None
+        harmed = harm is not None and harm.sign < 0
         after = self.change(temperature, k, last) if k < last else None
         before = self.change(temperature, int(self.ks[max(len(self.ks) // 2 - 1, 0)]), last)
         at = f"T={temperature:g}"

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from grammars.errors import RequestError
+from samplers.named import Named
 
 if TYPE_CHECKING:
     from samplers.judge import Judge
@@ -46,31 +44,12 @@ class Reward(Protocol):
         """
 
 
-R = TypeVar("R", bound=Callable[..., Any])
-_REWARDS: dict[str, Callable[..., Reward | Judge]] = {}
-
-
-def reward(name: str) -> Callable[[R], R]:
-    """Register a reward class under a name: `{name: options}` is `cls(**options)`."""
-
-    def register(cls: R) -> R:
-        assert name not in _REWARDS, f"two rewards are called {name!r}"
-        _REWARDS[name] = cls
-        return cls
-
-    return register
-
-
-@cache
-def _load() -> None:
-    package = importlib.import_module("samplers.rewards")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"samplers.rewards.{module.name}")
+REWARDS: Named[Reward | Judge] = Named("reward", "samplers.rewards", ", or give a function")
+reward = REWARDS.register
 
 
 def reward_names() -> list[str]:
-    _load()
-    return sorted(_REWARDS)
+    return REWARDS.names()
 
 
 def reward_named(spec: str | Mapping[str, Any]) -> Reward | Judge:
@@ -78,21 +57,7 @@ def reward_named(spec: str | Mapping[str, Any]) -> Reward | Judge:
 
     Raises RequestError naming what is wrong.
     """
-    options: Mapping[str, Any] = {}
-    if isinstance(spec, str):
-        name = spec
-    elif isinstance(spec, Mapping) and len(spec) == 1 and isinstance(next(iter(spec.values())), Mapping):
-        ((name, options),) = spec.items()
-    else:
-        raise RequestError(f"reward={spec!r:.80}: a name was wanted, or an object with one name and its options")
-    if name not in reward_names():
-        raise RequestError(
-            f"there is no reward {name!r:.80}; there are {', '.join(reward_names())}, or give a function"
-        )
-    try:
-        return _REWARDS[name](**options)
-    except TypeError as error:
-        raise RequestError(f"reward {name!r}: {error}") from error
+    return REWARDS.made(spec)
 
 
 def distinct(candidates: Sequence[Candidate]) -> tuple[list[int], list[int]]:

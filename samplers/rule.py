@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 from grammars.errors import RequestError
+from samplers.named import Named
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,31 +51,12 @@ class Rule(Protocol):
         """float64 [k], unnormalised log of the chance that each is selected; -inf for what is not usable."""
 
 
-R = TypeVar("R", bound=Callable[..., Any])
-_RULES: dict[str, Callable[..., Rule]] = {}
-
-
-def rule(name: str) -> Callable[[R], R]:
-    """Register a rule class under a name: `{name: options}` is `cls(**options)`."""
-
-    def register(cls: R) -> R:
-        assert name not in _RULES, f"two rules are called {name!r}"
-        _RULES[name] = cls
-        return cls
-
-    return register
-
-
-@cache
-def _load() -> None:
-    package = importlib.import_module("samplers.rules")
-    for module in pkgutil.iter_modules(package.__path__):
-        importlib.import_module(f"samplers.rules.{module.name}")
+_RULES: Named[Rule] = Named("rule", "samplers.rules")
+rule = _RULES.register
 
 
 def rule_names() -> list[str]:
-    _load()
-    return sorted(_RULES)
+    return _RULES.names()
 
 
 def rule_of(given: Any) -> Rule:
@@ -85,19 +64,7 @@ def rule_of(given: Any) -> Rule:
     if hasattr(given, "log_weights"):
         found: Rule = given
         return found
-    options: Mapping[str, Any] = {}
-    if isinstance(given, str):
-        name = given
-    elif isinstance(given, Mapping) and len(given) == 1 and isinstance(next(iter(given.values())), Mapping):
-        ((name, options),) = given.items()
-    else:
-        raise RequestError(f"rule={given!r:.80}: a name was wanted, or an object with one name and its options")
-    if name not in rule_names():
-        raise RequestError(f"there is no rule {name!r:.80}; there are {', '.join(rule_names())}")
-    try:
-        return _RULES[name](**options)
-    except TypeError as error:
-        raise RequestError(f"rule {name!r}: {error}") from error
+    return _RULES.made(given)
 
 
 def positive(value: Any, what: str, least: float = 0.0) -> float:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from grammars.errors import RequestError
+from samplers.named import name_and_options
 from samplers.population import normalise
 from samplers.rule import Drawn, Rule, positive
 from samplers.selection import weighted_vote
@@ -163,11 +164,10 @@ def stop_of(given: Any) -> Stop:
     if hasattr(given, "enough"):
         found: Stop = given
         return found
-    name, options = given, dict[str, Any]()
-    if isinstance(given, Mapping) and len(given) == 1 and isinstance(next(iter(given.values())), Mapping):
-        ((name, options),) = given.items()
-    if not isinstance(name, str) or name not in _STOPS:
+    parts = name_and_options(given)
+    if parts is None or parts[0] not in _STOPS:
         raise RequestError(f"until={given!r:.80}: one of {', '.join(_STOPS)} was wanted, or {{name: options}}")
+    name, options = parts
     try:
         return _STOPS[name](**options)
     except TypeError as error:

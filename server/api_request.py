@@ -9,7 +9,8 @@ from typing import Any
 
 from grammars.errors import RequestError
 from samplers.inference_scaling_profile import loaded
-from samplers.reward import reward_named
+from samplers.judge import Judge
+from samplers.reward import Reward, reward_named
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
 from server.api_schemas import checked_schema, shown, strict_schema
@@ -99,11 +100,11 @@ _LATER = {"detox": "detoxification", "debias": "debiasing"}
 class BestOf:
     """Selection by a reward among the k particles of a choice: in proportion to weight times exp(reward / temperature).
 
-    reward       a name, or {name: options}
+    reward       the operator's, by its name, or one that was made as the request says
     temperature  in units of the reward; 0 takes the highest
     """
 
-    reward: str | Mapping[str, Any]
+    reward: str | Reward | Judge
     temperature: float
 
 
@@ -345,7 +346,7 @@ def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[
             listed = ", ".join(sorted({*names.rewards, *_REWARDS}))
             raise bad(f"{place}.reward: {_short(reward)} is none; there are {listed}", f"{place}.reward")
         try:
-            reward_named(reward)
+            reward = reward_named(reward)
         except RequestError as error:
             raise bad(f"{place}.reward: {error}", f"{place}.reward") from None
     temperature = _number(given, "temperature", 1.0, 0.0, 1e12, f"{place}.temperature")

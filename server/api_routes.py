@@ -225,9 +225,8 @@ def _job(
         raise bad(f"{len(engine_inputs)} prompts with n={asked.n} are more than 256 choices", place)
     selecting: Selecting | None = None
     if asked.best_of is not None:
-        name = asked.best_of.reward
-        reward = backend.rewards.get(name) if isinstance(name, str) else None
-        reward = reward or reward_of(name, backend.service.asker())
+        wanted = asked.best_of.reward
+        reward = backend.rewards[wanted] if isinstance(wanted, str) else reward_of(wanted, backend.service.asker())
         selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
     lora = serving._maybe_get_adapters(request)
     draws: list[tuple[Draw, Any]] = []

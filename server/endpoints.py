@@ -49,7 +49,7 @@ async def page(raw_request: Request) -> Response:
     setup = {
         "constraints": sorted(names.constraints - names.databases),
         "databases": sorted(names.databases),
-        "rewards": [*sorted(names.rewards), *SHIPPED_REWARDS],
+        "rewards": sorted(names.rewards),
         "shipped": SHIPPED_REWARDS,
         "key": bool(state.reweigh_gate.keys),
     }

@@ -9,11 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from decoding.rewarding import FunctionReward, reward_of, rewards_for
+from decoding.rewarding import FunctionReward, judging, reward_of
 from grammars.errors import RequestError, RewardError
-from samplers.reward import Candidate
+from samplers.reward import Candidate, Reward
 
 CANDIDATES = [Candidate("q", text) for text in ("a", "bb", "a", "ccc")]
+
+
+def rewards_for(reward: Reward, candidates: list[Candidate], unjudged: str) -> np.ndarray:
+    return judging(reward, candidates, unjudged)(None).rewards
 
 
 async def slow_length(text: str) -> int:
