@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from decoding.killable import answered
 from grammars.errors import RequestError, RewardError
 
 WORKER = Path(__file__).with_name("sandbox_worker.py")
-# For the process to start and to say what happened, beside the program's own time.
-START_S = 20.0
 ISOLATION = ("full", "limits")
 
 
@@ -49,29 +45,16 @@ class Sandbox:
         request = {
             "program": program, "timeout_s": self.timeout_s, "memory_mib": int(self.memory_mib), "isolation": self.isolation,
         }  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(WORKER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            env={"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"},
-        )
         try:
-            written = json.dumps(request).encode("ascii")
-            out, complaints = process.communicate(written, timeout=self.timeout_s + START_S)
-        except subprocess.TimeoutExpired:
-            raise RewardError(f"the sandbox did not answer within {self.timeout_s + START_S:g} s") from None
-        finally:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.communicate()
+            out, complaints, code = answered(["-I", "-S", str(WORKER)], request, {"LC_ALL": "C.UTF-8"}, self.timeout_s)
+        except subprocess.TimeoutExpired as late:
+            raise RewardError(f"the sandbox did not answer within {late.timeout:g} s") from None
         try:
             told = json.loads(out)
             outcome = Outcome(told["outcome"], told["detail"])
         except (ValueError, KeyError, TypeError) as error:
             said = complaints.decode(errors="replace").strip()[-300:]
-            raise RewardError(f"the sandbox ended with code {process.returncode}: {said}") from error
+            raise RewardError(f"the sandbox ended with code {code}: {said}") from error
         if outcome.kind == "no sandbox":
             raise RewardError(
                 f"no sandbox can be had here ({outcome.detail}): run where user namespaces and Landlock are allowed, or, for "

@@ -8,18 +8,16 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decoding.killable import answered
 from grammars.errors import GrammarError, ReweighError
 
 CELL_WIDTH = 60
 FORMATS = ("table", "csv", "json", "jsonl")
-# For the process to start, to connect and to say what happened, beside the query's own time.
-START_S = 20.0
 
 
 class ExecutionError(ReweighError):
@@ -81,24 +79,11 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
     }  # fmt: skip
     root = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "decoding.sql_worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        # A heap for every thread would use up the address space that the process may have.
-        env={**os.environ, "PYTHONPATH": path, "MALLOC_ARENA_MAX": "1"},
-    )
     try:
-        out, complaints = process.communicate(json.dumps(request).encode(), timeout=limits.timeout_s + START_S)
+        answer = answered(["-m", "decoding.sql_worker"], request, {**os.environ, "PYTHONPATH": path}, limits.timeout_s)
     except subprocess.TimeoutExpired:
         raise _too_late(limits) from None
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-    return _read(out, complaints, process.returncode, limits)
+    return _read(*answer, limits)
 
 
 def _check(database: str, query: str) -> None:

@@ -9,7 +9,6 @@ Run as `python -m grammars.llguidance_probe` this file is that child: pickled me
 
 from __future__ import annotations
 
-import math
 import os
 import pickle
 import select
@@ -17,13 +16,10 @@ import struct
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, BinaryIO
 
+from grammars.cpu_time import cpu_waits
 from grammars.errors import GrammarError, OverBudget
-from grammars.predicate_deadline import CLOCK_PER_CPU
 from grammars.vocabulary import Vocabulary
 
 # Bytes of grammar. Below, the deepest chain of rules is some 600 long, and llguidance's stack holds more than 1,000.
@@ -33,8 +29,6 @@ TIMEOUT_S = 5.0
 # Of the child, beside what it needs for its vocabulary: a grammar that asks for more is refused.
 MEMORY_BYTES = 4 << 30
 _START_S = 60.0
-# What the kernel counts a process's time in, and a little.
-_TICK_S = 0.02
 _LENGTH = struct.Struct("<Q")
 
 
@@ -51,25 +45,6 @@ def timeout_s() -> float:
     if not seconds > 0:
         raise GrammarError(f"{TIMEOUT_VARIABLE}={given!r}: seconds above 0 were wanted")
     return seconds
-
-
-def cpu_waits(pid: int, seconds: float) -> Iterator[float]:
-    """How long to wait for a process in turn, until it has used up its CPU seconds or the clock its share: then 0 for ever."""
-    began, used = time.monotonic(), cpu_s_of_process(pid)
-    while True:
-        left = seconds - (cpu_s_of_process(pid) - used)
-        clock = began + CLOCK_PER_CPU * seconds - time.monotonic()
-        yield max(min(left, clock), 0.0) if left > _TICK_S else 0.0
-
-
-def cpu_s_of_process(pid: int) -> float:
-    """CPU seconds that a process has used; infinitely many where there is none."""
-    try:
-        # The name in brackets may hold anything; user and system time are the 12th and 13th field after it.
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return math.inf
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def too_slow(seconds: float) -> OverBudget:

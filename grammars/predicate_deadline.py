@@ -17,12 +17,12 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from weakref import WeakSet
 
+from grammars.cpu_time import CLOCK_PER_CPU, cpu_s_of_thread
+
 T = TypeVar("T")
 
 LOOK_S = 0.05
 IDLE_S = 1.0
-# A box of CPU time ends all the same once so many times it have passed on the clock: what waits uses none.
-CLOCK_PER_CPU = 4.0
 
 
 class TimeUp(BaseException):
@@ -121,11 +121,6 @@ os.register_at_fork(after_in_child=_restart)
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:
     what = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), what)
-
-
-def cpu_s_of_thread(thread: int) -> float:
-    """CPU seconds that a thread of this process has used, by its `threading.get_ident()`."""
-    return time.clock_gettime(time.pthread_getcpuclockid(thread))
 
 
 def within(timeout_s: float, call: Callable[[], T], *, cpu: bool = False) -> T:

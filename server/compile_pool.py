@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
+from grammars.cpu_time import cpu_waits
 from grammars.errors import EngineError, GrammarError, OverBudget, ReweighError, error_named, kind_of
-from grammars.llguidance_probe import cpu_waits
 from grammars.vocabulary import Vocabulary
 
 WORKERS = 2

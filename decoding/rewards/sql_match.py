@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from decoding.killable import at_once
 from decoding.sql_execution import ExecutionError, Limits, Rows, execute
 from grammars.errors import RequestError, RewardError
 from samplers.reward import Candidate, reward
@@ -48,15 +49,13 @@ class SqlMatch:
             raise RequestError(f"sql_match: reference={reference!r:.80}: a query was wanted")
         if ordered not in (None, True, False):
             raise RequestError(f"sql_match: ordered={ordered!r:.80}: True, False or None was wanted")
-        if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
-            raise RequestError(f"sql_match: processes={processes!r:.80}: a whole number of at least 1 was wanted")
         try:
             self._limits = Limits(**limits)
         except ValueError as error:
             raise RequestError(f"sql_match: {error}") from error
         self._database, self._reference = os.fspath(database), reference
         self._ordered = bool(_ORDERED.search(reference)) if ordered is None else ordered
-        self._processes = processes or len(os.sched_getaffinity(0))
+        self._processes = at_once(processes, "sql_match")
 
     def __repr__(self) -> str:
         return "reward sql_match"

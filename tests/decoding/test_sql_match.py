@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +11,16 @@ import pytest
 from decoding.rewarding import reward_of
 from grammars.errors import RequestError, RewardError
 from samplers.reward import Candidate
+from tests import databases
 
 
 @pytest.fixture
 def shop(tmp_path: Path) -> str:
-    path = tmp_path / "shop.sqlite"
-    with sqlite3.connect(path) as connection:
-        connection.executescript(
-            "CREATE TABLE item (name TEXT, price REAL);"
-            "INSERT INTO item VALUES ('a', 0.1), ('b', 0.2), ('c', 0.3), ('a', 0.1);"
-        )
-    connection.close()
+    path = databases.sqlite(
+        tmp_path / "shop.sqlite",
+        "CREATE TABLE item (name TEXT, price REAL);"
+        "INSERT INTO item VALUES ('a', 0.1), ('b', 0.2), ('c', 0.3), ('a', 0.1);",
+    )
     return str(path)
 
 

@@ -10,10 +10,11 @@ import time
 import pytest
 
 from grammars import llguidance_probe
+from grammars.cpu_time import CLOCK_PER_CPU, cpu_s_of_process, cpu_waits
 from grammars.errors import GrammarError
 from grammars.lark_grammar import Lark
 from grammars.llguidance_probe import PROBE_FROM, TIMEOUT_VARIABLE
-from grammars.predicate_deadline import CLOCK_PER_CPU, OutOfTime, within
+from grammars.predicate_deadline import OutOfTime, within
 from grammars.regex import Regex
 from grammars.vocabulary import Vocabulary
 from tests.grammars.small import SMALL
@@ -108,16 +109,16 @@ def test_the_limit_has_to_be_a_number(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_process_is_waited_for_until_its_cpu_time_is_used_up():
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as works:
-        wait = llguidance_probe.cpu_waits(works.pid, 0.3)
+        wait = cpu_waits(works.pid, 0.3)
         assert next(wait) > 0.2
         while (left := next(wait)) > 0.0:
             time.sleep(left)
-        assert llguidance_probe.cpu_s_of_process(works.pid) >= 0.25
+        assert cpu_s_of_process(works.pid) >= 0.25
         works.kill()
-    assert next(llguidance_probe.cpu_waits(works.pid, 0.3)) == 0.0, "nobody waits for a process that is gone"
+    assert next(cpu_waits(works.pid, 0.3)) == 0.0, "nobody waits for a process that is gone"
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"]) as sleeps:
         began = time.monotonic()
-        for left in llguidance_probe.cpu_waits(sleeps.pid, 0.2):
+        for left in cpu_waits(sleeps.pid, 0.2):
             if left == 0.0:
                 break
             time.sleep(left)

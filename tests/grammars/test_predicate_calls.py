@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 
 from grammars.constraint import Language
+from grammars.cpu_time import CLOCK_PER_CPU, cpu_s_of_thread
 from grammars.errors import GrammarError, PredicateError, Unsatisfiable
 from grammars.predicate import Predicate, predicate, register_predicate
-from grammars.predicate_deadline import CLOCK_PER_CPU, OutOfTime, cpu_s_of_thread, within
+from grammars.predicate_deadline import OutOfTime, within
 from grammars.regex import Regex
 from grammars.registry import compile_cached, language_from_arguments, language_from_spec
 from tests.grammars.small import EVERY_TOKEN, SMALL, by_bytes, is_member

