@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import in_turn, ratio, report, say, spread
+from bench.harness import counted_steps, in_turn, ratio, report, say, spread
 from samplers.rule import Drawn, rule_of
 from samplers.selection import argmax, sample
 
@@ -120,7 +120,6 @@ def judging(engine: Any, judged: int, repeats: int) -> dict[str, Any]:
 
     counter = itertools.count(1)
     found: dict[str, list[np.ndarray]] = {"batch": [], "serial": []}
-    rows: list[int] = []
 
     def asked(serial: bool) -> None:
         number = next(counter)
@@ -132,16 +131,8 @@ def judging(engine: Any, judged: int, repeats: int) -> dict[str, Any]:
         assert np.isfinite(rewards).all(), "a candidate was not judged"
 
     times = in_turn({"batch": lambda: asked(False), "serial": lambda: asked(True)}, repeats)
-    steps = engine._driver.engine.step
-
-    def stepped() -> Any:
-        if unfinished := engine._driver.scheduler.get_num_unfinished_requests():
-            rows.append(unfinished)
-        return steps()
-
-    engine._driver.call(lambda vllm: setattr(vllm, "step", stepped))
-    asked(False)
-    engine._driver.call(lambda vllm: setattr(vllm, "step", steps))
+    with counted_steps(engine) as rows:
+        asked(False)
     return {
         "batch_s": spread(times["batch"]),
         "serial_s": spread(times["serial"]),

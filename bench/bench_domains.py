@@ -13,20 +13,18 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 import regex
 
-from bench.harness import ROOT, report, say
+from bench.harness import DATA, report, say
 from bench.tasks import chat
 from grammars.constraint import Constraint, ConstraintState, Language
 from grammars.errors import PredicateError
@@ -35,7 +33,6 @@ from grammars.registry import language_from_spec
 from grammars.smiles import Smiles, qed
 from grammars.vocabulary import Vocabulary
 
-DATA = Path(os.environ.get("REWEIGH_DATA") or ROOT.parent / "shared" / "data")
 ARMS: dict[str, dict[str, Any]] = {
     "unconstrained": {"particles": 5, "ess_threshold": 0.0, "truncate": True},
     "lcd": {"particles": 5, "sampler": "lcd", "ess_threshold": 0.0},

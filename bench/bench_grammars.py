@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import select
 import subprocess
 import sys
@@ -21,15 +20,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import numpy as np
 
-from bench.harness import ROOT, report, say
+from bench.harness import DATA, ROOT, report, say
 
-DATA = Path(os.environ.get("REWEIGH_DATA", ROOT.parent / "shared" / "data"))
 LONGEST = 400  # tokens of a walk
 LONG = 80  # a text of as many tokens tells whether the cost grows
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import statistics
 import sys
@@ -28,14 +27,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import ROOT, report, say
+from bench.harness import DATA, RESULTS, ROOT, report, say
 from samplers.inference_scaling import Question, best_k, best_temperature, exact_error, limit_error, one_over_k_error
 from samplers.inference_scaling_average import Field, averaged_error, cold_average_coefficient, cold_exponent
 from samplers.inference_scaling_regression import Regression, simulated_errors
 from samplers.selection import sample, selection_weights
 
-DATA = Path(os.environ.get("REWEIGH_DATA") or ROOT.parent / "shared" / "data")
-RESULTS = ROOT / "bench" / "results"
 TABLE = {
     (0.5, 0.5, 1.0): (1.25, 0.76583, 0.63760, 0.59587, 0.57837, 0.56633, 0.56345, 0.56250),
     (0.5, 0.5, 0.0): (1.25, 0.46054, 0.15414, 0.04716, 0.01340, 9.42e-4, 6.08e-5, 0.0),

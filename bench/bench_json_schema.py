@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from bench.harness import ROOT, report, say
+from bench.harness import DATA, report, say
 from grammars.errors import GrammarError, ReweighError, Unsatisfiable
 from grammars.json_compilation import compile_json
 from grammars.json_schema import JsonSchema
 from grammars.vocabulary import Vocabulary
 
-DATA = ROOT.parent / "shared" / "data"
 SUITE_URI = "http://localhost:1234/"
 
 # Every JSON text that means the same is accepted: how an instance happens to be written is not what the suites ask about.

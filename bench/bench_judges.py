@@ -24,14 +24,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.harness import ROOT, report, say
-from bench.tasks_selection import DATA
+from bench.harness import DATA, RESULTS, report, say
 from samplers.judge import read
 from samplers.reward import Candidate
 from samplers.rewards.judge import Judge
 from samplers.rewards.pairwise_judge import PairwiseJudge
 
-RESULTS = ROOT / "bench" / "results"
 WORTH = (1.0, 0.5, 0.0, -0.5, -1.0)  # of the pairwise answers, to the one shown first
 AT_ONCE = 10
 

@@ -24,10 +24,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.harness import ROOT, report, say
+from bench.harness import RESULTS, ROOT, report, say
 from bench.tasks_selection import FAMILIES, Family, Problem, family
 
-RESULTS = ROOT / "bench" / "results"
 SIZES = {"arithmetic": (60, 32), "gsm8k": (40, 16), "countdown": (24, 32)}  # questions, candidates
 AT_ONCE = 4  # prompts between two writes
 REWARDS = ("verifier", "judge", "mean_logprob")

@@ -19,13 +19,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import socket
 import subprocess
-import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,10 +30,10 @@ from typing import Any
 import numpy as np
 
 from bench.bench_pool import grouped
-from bench.harness import ROOT, report, say
+from bench.harness import RESULTS, ROOT, report, say
+from bench.serving import started
 from bench.tasks_selection import FAMILIES, family
 
-RESULTS = ROOT / "bench" / "results"
 MODEL = "bench"
 SERVER = {"dtype": "float32", "max-num-seqs": "32", "max-model-len": "1024", "block-size": "32"}
 
@@ -45,36 +41,12 @@ SERVER = {"dtype": "float32", "max-num-seqs": "32", "max-model-len": "1024", "bl
 @contextmanager
 def server() -> Iterator[str]:
     """The URL of a server with the embedded model."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [part for name, value in SERVER.items() for part in (f"--{name}", value)]
-    command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port), "--served-model-name", MODEL]
-    with tempfile.TemporaryFile() as log:
-        environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
-        process = subprocess.Popen(
-            [*command, "--enforce-eager", *options], cwd=ROOT, env=environment, stdout=log, stderr=log
-        )
-        try:
-            url = f"http://127.0.0.1:{port}"
-            until = time.monotonic() + 300
-            while not _healthy(url):
-                if process.poll() is not None or time.monotonic() > until:
-                    log.seek(0)
-                    raise SystemExit(f"the server did not start: {log.read().decode(errors='replace')[-2000:]}")
-                time.sleep(0.5)
-            yield f"{url}/v1"
-        finally:
-            process.terminate()
-            process.wait(60)
-
-
-def _healthy(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+    options = [f"--{name}={value}" for name, value in SERVER.items()]
+    command = ["-m", "server.cli", "serve", f"--served-model-name={MODEL}", "--enforce-eager", *options]
+    environment = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "WARNING"}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        yield f"{started('reweigh', command, environment, folder, stack).ready().url}/v1"
 
 
 @contextmanager

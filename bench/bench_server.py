@@ -16,15 +16,11 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,7 +32,8 @@ import jsonschema
 import numpy as np
 import psutil
 
-from bench.harness import ROOT, report, say
+from bench.harness import report, say
+from bench.serving import Server, started
 from decoding.engine import engine_defaults
 
 MODEL = "bench"
@@ -100,23 +97,17 @@ class Answer:
     tokens: int = 0
 
 
-@dataclass
-class Server:
-    name: str
-    url: str
-    process: psutil.Process
-
-    def cpu_s(self) -> dict[str, float]:
-        """CPU seconds so far: of the process that speaks HTTP, of the engine core, of the worker, of all others."""
-        spent = dict.fromkeys(("api", "core", "worker", "other"), 0.0)
-        for process in (self.process, *self.process.children(recursive=True)):
-            try:
-                times, title = process.cpu_times(), " ".join(process.cmdline())
-            except psutil.NoSuchProcess:
-                continue
-            role = "api" if process == self.process else "core" if "EngineCore" in title else "other"
-            spent["worker" if "Worker" in title else role] += times.user + times.system
-        return spent
+def cpu_s(server: Server) -> dict[str, float]:
+    """CPU seconds so far: of the process that speaks HTTP, of the engine core, of the worker, of all others."""
+    spent = dict.fromkeys(("api", "core", "worker", "other"), 0.0)
+    for process in (server.process, *server.process.children(recursive=True)):
+        try:
+            times, title = process.cpu_times(), " ".join(process.cmdline())
+        except psutil.NoSuchProcess:
+            continue
+        role = "api" if process == server.process else "core" if "EngineCore" in title else "other"
+        spent["worker" if "Worker" in title else role] += times.user + times.system
+    return spent
 
 
 def main() -> None:
@@ -144,7 +135,7 @@ def main() -> None:
         for name in (name for name in (XGRAMMAR, GUIDANCE) if name not in options.without):
             with ExitStack() as other:
                 theirs = _started(name, folder, other)
-                servers = {OURS: _ready(*ours), name: _ready(*theirs)}
+                servers = {OURS: ours.ready(), name: theirs.ready()}
                 asked = [load for load in loads if name in load.bodies]
                 results[f"beside {name}"] = asyncio.run(_measured(servers, asked, options))
     settings = {
@@ -157,14 +148,11 @@ def main() -> None:
 # Servers
 
 
-def _started(name: str, folder: Path, stack: ExitStack) -> tuple[Server, Path]:
+def _started(name: str, folder: Path, stack: ExitStack) -> Server:
     from decoding.embedded_model import embedded_model_path
 
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in ENGINE.items()]
-    flags += ["--host=127.0.0.1", f"--port={port}", f"--model={embedded_model_path()}", f"--served-model-name={MODEL}"]
+    flags += ["--host=127.0.0.1", f"--model={embedded_model_path()}", f"--served-model-name={MODEL}"]
     if name == OURS:
         command = ["-m", "server.cli", "serve", *flags]
     else:
@@ -176,37 +164,7 @@ def _started(name: str, folder: Path, stack: ExitStack) -> tuple[Server, Path]:
             f"--structured-outputs-config={outputs}",
         ]
         command += ["--uvicorn-log-level=warning", "--disable-uvicorn-access-log"]
-    log = folder / f"{port}.log"
-    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": str(ROOT)}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, *command], env=environment, stdout=out, stderr=out, start_new_session=True
-        )
-    stack.callback(_stop, process)
-    return Server(name, f"http://127.0.0.1:{port}", psutil.Process(process.pid)), log
-
-
-def _ready(server: Server, log: Path, timeout_s: float = 300.0) -> Server:
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            with urllib.request.urlopen(f"{server.url}/health", timeout=5):
-                say(f"{server.name} is ready")
-                return server
-        except OSError:  # it does not listen yet
-            pass
-        ended = not server.process.is_running() or server.process.status() == psutil.STATUS_ZOMBIE
-        if ended or time.monotonic() > deadline:
-            raise RuntimeError(f"{server.name} did not start:\n{log.read_text(errors='replace')[-4000:]}")
-        time.sleep(0.5)
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    try:
-        os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-    process.wait()
+    return started(name, command, ENVIRONMENT, folder, stack)
 
 
 # Requests
@@ -380,11 +338,11 @@ async def _measured(servers: dict[str, Server], loads: list[Load], options: argp
             # Who is first changes from round to round.
             for name in names[turn % len(names) :] + names[: turn % len(names)]:
                 await asyncio.sleep(SETTLE_S)
-                before = {one: servers[one].cpu_s() for one in servers}
+                before = {one: cpu_s(servers[one]) for one in servers}
                 start = time.perf_counter()
                 answers = await _closed(servers[name], load, clients, numbers)
                 seconds = time.perf_counter() - start
-                spent = {one: _less(servers[one].cpu_s(), before[one]) for one in servers}
+                spent = {one: _less(cpu_s(servers[one]), before[one]) for one in servers}
                 for one in servers:
                     if one != name:
                         idle[one].append(sum(spent[one].values()) / seconds)
@@ -439,11 +397,11 @@ async def _opened(servers: dict[str, Server], loads: list[Load], options: argpar
     for load in loads:
         entry: dict[str, Any] = {"load": load.name}
         for name in (name for name in load.bodies if name in servers):
-            arm, before = Arm(), servers[name].cpu_s()
+            arm, before = Arm(), cpu_s(servers[name])
             answers = await _open(servers[name], load, moments)
             for answer in answers:
                 _understood(answer, servers[name], load, options.tokens)
-            arm.add(answers, _less(servers[name].cpu_s(), before))
+            arm.add(answers, _less(cpu_s(servers[name]), before))
             entry[name] = arm.told()
             latency, first = entry[name]["latency_ms"], entry[name]["ttft_ms"]
             say(

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import sqlite3
 import time
@@ -28,7 +27,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from bench.harness import ROOT, report, say
+from bench.harness import DATA, report, say
 from grammars.constraint import ConstraintState
 from grammars.registry import compile_cached
 from grammars.sql import Sql
@@ -84,7 +83,7 @@ def main() -> None:
 
 
 def _questions(count: int) -> list[Question]:
-    folder = Path(os.environ.get("REWEIGH_DATA") or ROOT.parent / "shared" / "data") / "sql"
+    folder = DATA / "sql"
     rows = [json.loads(line) for line in (folder / "questions.jsonl").read_text().splitlines()]
     # They are sorted by database: every so many-th one.
     chosen = [rows[k * len(rows) // count] for k in range(min(count, len(rows)))]

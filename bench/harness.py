@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = Path(os.environ.get("REWEIGH_DATA") or ROOT.parent / "shared" / "data")
+RESULTS = ROOT / "bench" / "results"
 
 
 def in_turn(arms: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1) -> dict[str, list[float]]:
@@ -73,9 +77,23 @@ def plain_vllm(model: str, **arguments: Any) -> Any:
         return LLM(model, **{**engine_defaults(), "disable_log_stats": True, **arguments})
 
 
-def _cores() -> int:
-    import os
+@contextmanager
+def counted_steps(engine: Any) -> Iterator[list[int]]:
+    """How many rows a `decoding.Engine` has in each step that has any."""
+    rows: list[int] = []
+    step = engine._driver.engine.step
 
+    def counted() -> Any:
+        if unfinished := engine._driver.scheduler.get_num_unfinished_requests():
+            rows.append(unfinished)
+        return step()
+
+    engine._driver.call(lambda vllm: setattr(vllm, "step", counted))
+    yield rows
+    engine._driver.call(lambda vllm: setattr(vllm, "step", step))
+
+
+def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

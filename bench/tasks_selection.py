@@ -6,7 +6,6 @@ from __future__ import annotations
 import ast
 import json
 import operator
-import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -15,11 +14,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from bench.harness import ROOT
+from bench.harness import DATA
 from samplers.reward import Candidate
 from samplers.rewards.numeric_match import NumericMatch
 
-DATA = Path(os.environ.get("REWEIGH_DATA") or ROOT.parent / "shared" / "data")
 _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from bench.harness import counted_steps
 from decoding.judging import JudgeReward, JudgeTimeout, answer_tokens, chat_prompt
 from decoding.rewarding import reward_of
 from grammars.errors import RequestError, RewardError
@@ -22,22 +21,6 @@ if TYPE_CHECKING:
     from decoding.engine import Engine
 
 SHORT = Judge("Is the answer right?", template="{criteria} {prompt} {answer} Reply with a {scale}:")
-
-
-@contextmanager
-def counted_steps(engine: Engine) -> Iterator[list[int]]:
-    """How many rows the engine had in each step that had any."""
-    rows: list[int] = []
-    step = engine._driver.engine.step
-
-    def counted() -> Any:
-        if unfinished := engine._driver.scheduler.get_num_unfinished_requests():
-            rows.append(unfinished)
-        return step()
-
-    engine._driver.call(lambda vllm: setattr(vllm, "step", counted))
-    yield rows
-    engine._driver.call(lambda vllm: setattr(vllm, "step", step))
 
 
 def test_the_judge_is_read_from_the_models_own_law(engine: Engine):
