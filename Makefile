@@ -10,12 +10,11 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-reference serve lock clean
+.PHONY: help demo test lint bench bench-reference bench-selection serve lock clean
 
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
 INSTALLED := .venv/.installed-$(ACCEL)
-REFERENCE := .cache/genlm-venv
 
 # uv does not read pip's settings: hand over the package index, and the find-links folders if they hold the CPU build
 # of torch for this Python; otherwise uv knows where PyTorch keeps its CPU builds.
@@ -50,9 +49,12 @@ lint: $(INSTALLED)  ## ruff and mypy
 bench: $(INSTALLED)  ## measurements, one JSON line each
 	@.venv/bin/reweigh bench
 
-bench-reference: $(INSTALLED) $(REFERENCE)/.installed  ## genlm-control on the shared tasks; ARGS="date --seeds 0 1"
+bench-reference: $(INSTALLED) .cache/genlm-venv/.installed  ## genlm-control on the shared tasks; ARGS="date --seeds 0 1"
 	@model=$$(.venv/bin/python -m decoding.embedded_model)
-	$(REFERENCE)/bin/python -m bench.reference.genlm_run --model "$$model" $(ARGS)
+	.cache/genlm-venv/bin/python -m bench.reference.genlm_run --model "$$model" $(ARGS)
+
+bench-selection: $(INSTALLED) .cache/its_hub-venv/.installed .cache/optillm-venv/.installed  ## its_hub and optillm beside ours; ARGS="--k 4"
+	@.venv/bin/python -m bench.bench_selection_reference $(ARGS)
 
 serve: $(INSTALLED)  ## the OpenAI-compatible server; ARGS="--port 8001"
 	@.venv/bin/reweigh serve $(ARGS)
@@ -61,7 +63,10 @@ lock: .venv/.uv  ## pin the lock files again; UPGRADE=1 takes newer versions
 	@$(uv_settings)
 	compile="$(UV) pip compile --no-annotate --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)"
 	eval "$$compile" pyproject.toml --extra cpu --extra model --extra dev --output-file requirements-cpu.lock
-	eval "$$compile" bench/reference/requirements.in --output-file bench/reference/requirements.lock
+	for peer in genlm its_hub; do
+	    eval "$$compile" bench/reference/$$peer.in --output-file bench/reference/$$peer.lock
+	done
+	eval "$$compile" bench/reference/optillm.in --overrides bench/reference/optillm.overrides --output-file bench/reference/optillm.lock
 
 clean:  ## remove .venv, caches and build products
 	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -87,10 +92,10 @@ clean:  ## remove .venv, caches and build products
 	$(UV) pip install --quiet --no-deps --editable .
 	touch $@
 
-$(REFERENCE)/.installed: .venv/.uv bench/reference/requirements.lock
+.cache/%-venv/.installed: bench/reference/%.lock | .venv/.uv
 	@$(uv_settings)
-	.venv/bin/python -m venv $(REFERENCE)
-	$(UV) pip install --python $(REFERENCE)/bin/python --no-deps -r bench/reference/requirements.lock
+	.venv/bin/python -m venv $(@D)
+	$(UV) pip install --python $(@D)/bin/python --no-deps -r $<
 	touch $@
 
 .venv/.installed-cuda: .venv/.uv pyproject.toml

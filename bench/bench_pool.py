@@ -1,13 +1,13 @@
 """On real questions: what does selection among k gain, by a verifier, by the model as its own judge, by its likelihood?
 
-Candidates are plain draws of the embedded model (in float32), all of a few prompts in one batch; the judge is the same
-model, asked pointwise for an expected score of 1 to 5. Every candidate stands as one line in bench/results/candidates_TASK.jsonl:
-what is there is not drawn again, so a run that was broken off goes on where it was. From these lines a pool is made for each
-reward, and `reweigh calibrate` is run on it: accuracy against k and T, the 1/k law beside what is measured, the verdict. The
-judge's pool is without the candidates that it cannot judge (empty ones), and without prompts that lose more than half of theirs
-by this. Pictures go to bench/results.
+Candidates are plain draws of the embedded model (in float32), of SQL draws by token masking, all of a few prompts in one batch;
+the judge is the same model, asked pointwise for an expected score of 1 to 5. Every candidate stands as one line in
+bench/results/candidates_TASK.jsonl: what is there is not drawn again, so a run that was broken off goes on where it was. From
+these lines a pool is made for each reward, and `reweigh calibrate` is run on it: accuracy against k and T, the 1/k law beside what
+is measured, the verdict. A pool is without the candidates that have no such reward (empty ones for the judge, dead ends for the
+likelihood), and without prompts that lose more than half of theirs by this. Pictures go to bench/results.
 
-    python -m bench.bench_pool [--tasks arithmetic gsm8k countdown] [--questions 60] [--k 32] [--fresh]
+    python -m bench.bench_pool [--tasks arithmetic gsm8k countdown sql] [--questions 60] [--k 32] [--fresh]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tqdm import tqdm
 from bench.harness import RESULTS, ROOT, report, say
 from bench.tasks_selection import FAMILIES, Family, Problem, family
 
-SIZES = {"arithmetic": (60, 32), "gsm8k": (40, 16), "countdown": (24, 32)}  # questions, candidates
+SIZES = {"arithmetic": (60, 32), "gsm8k": (40, 16), "countdown": (24, 32), "sql": (40, 16)}  # questions, candidates
 AT_ONCE = 4  # prompts between two writes
 REWARDS = ("verifier", "judge", "mean_logprob")
 TS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -78,10 +78,12 @@ def judged(engine: Any, tasks: Family, problems: list[Problem], k: int) -> Itera
     from samplers.reward import Candidate
     from samplers.rewards.judge import Judge
 
+    languages = [problem.language for problem in problems]
+    held: dict[str, Any] = {"constraint": languages, "sampler": "lcd"} if any(languages) else {}
     results = engine.generate(
         [problem.prompt for problem in problems],
         particles=k, ess_threshold=0.0, temperature=tasks.temperature, max_tokens=tasks.max_tokens, stop=list(tasks.stop),
-        truncate=True, seed=seed_of(problems[0]), progress=False,
+        truncate=True, seed=seed_of(problems[0]), progress=False, **held,
     )  # fmt: skip
     judge = JudgeReward(Judge(tasks.criteria), engine.asker)
     judging = []
@@ -96,13 +98,13 @@ def judged(engine: Any, tasks: Family, problems: list[Problem], k: int) -> Itera
             result.texts, result.log_probs, result.tokens, result.finish_reasons, verdicts
         ):
             count = num_tokens(tokens, reason)
+            correct = int(problem.correct(text))
             rewards = {
-                "verifier": float(problem.correct(text)),
+                "verifier": float(correct),
                 "judge": None if math.isnan(verdict.reward) else round(verdict.reward, 6),
-                "mean_logprob": round(float(log_prob) / max(count, 1), 6),
+                "mean_logprob": round(float(log_prob) / max(count, 1), 6) if math.isfinite(log_prob) else None,
             }
             spread = {} if math.isnan(verdict.reward) else {"outside": round(verdict.outside, 6)}
-            correct = int(problem.correct(text))
             lines.append({"candidate": text.strip(), "correct": correct, "tokens": count, "rewards": rewards, **spread})
         yield lines
 
@@ -240,7 +242,7 @@ def _said(place: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=tuple(FAMILIES), default=["arithmetic", "gsm8k"])
+    parser.add_argument("--tasks", nargs="+", choices=tuple(FAMILIES), default=["arithmetic", "gsm8k", "sql"])
     parser.add_argument("--questions", type=int, help="of each task (default: " + _said(0) + ")")
     parser.add_argument("--k", type=int, help="candidates of each question (default: " + _said(1) + ")")
     parser.add_argument("--fresh", action="store_true", help="draw again what has been drawn")

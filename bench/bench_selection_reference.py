@@ -9,9 +9,7 @@ turns, question by question; a judge who is late by --seconds in all is asked no
 candidate at random, "at best" one that is right wherever there is one. Accuracies are of the questions that the arm has answered,
 beside chance on the same questions.
 
-    python -m venv .cache/its-hub-venv && .cache/its-hub-venv/bin/pip install 'its_hub[lm]==1.2.0'
-    python -m venv .cache/optillm-venv, and what bench/reference/optillm_run.py says
-    python -m bench.bench_selection_reference [--task arithmetic] [--questions 12] [--k 8] [--seconds 120]
+    make bench-selection [ARGS="--task arithmetic --questions 12 --k 8 --seconds 120"]
 """
 
 from __future__ import annotations
@@ -53,9 +51,7 @@ def server() -> Iterator[str]:
 def peer(python: Path, script: str, url: str, *more: str) -> Iterator[Callable[[dict[str, Any]], dict[str, Any]]]:
     """A peer's process: a function that has a job answered."""
     if not python.exists():
-        raise SystemExit(
-            f"{python} is not there: make the environments first, see the top of bench_selection_reference.py"
-        )
+        raise SystemExit(f"{python} is not there: `make bench-selection` makes the environments")
     command = [str(python), str(ROOT / "bench" / "reference" / script), "--url", url, "--model", MODEL, *more]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(
@@ -151,7 +147,7 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=12)
     parser.add_argument("--k", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=120.0, help="of judging for each arm")
-    parser.add_argument("--its-hub", type=Path, default=ROOT / ".cache" / "its-hub-venv" / "bin" / "python")
+    parser.add_argument("--its-hub", type=Path, default=ROOT / ".cache" / "its_hub-venv" / "bin" / "python")
     parser.add_argument("--optillm", type=Path, default=ROOT / ".cache" / "optillm-venv" / "bin" / "python")
     options = parser.parse_args()
     jobs = jobs_of(options.task, options.questions, options.k)

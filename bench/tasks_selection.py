@@ -1,5 +1,5 @@
 """Real questions with verifiers, for selection among candidates: from GSM8K single calculations and the questions with the
-shortest solutions, and countdown."""
+shortest solutions, countdown, and Spider's questions, whose queries are run."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.harness import DATA
+from decoding.rewards.sql_match import SqlMatch
+from grammars.sql import Sql
 from samplers.reward import Candidate
 from samplers.rewards.numeric_match import NumericMatch
 
@@ -28,12 +30,14 @@ _OPERATORS: dict[type[ast.operator], Callable[[Fraction, Fraction], Fraction]] =
 
 @dataclass(frozen=True)
 class Problem:
-    """prompt: shots and question, up to where the answer starts; question: alone, as a judge sees it; correct: the verifier."""
+    """prompt: shots and question, up to where the answer starts; question: alone, as a judge sees it; correct: the verifier;
+    language: what the candidates are held to, by token masking."""
 
     id: str
     prompt: str
     question: str
     correct: Callable[[str], bool]
+    language: Sql | None = None
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,28 @@ def _gsm8k(count: int) -> Family:
     return Family(tuple(problems), criteria, ("\n\n", "Question:"), 80, 0.7)
 
 
+def _sql(count: int) -> Family:
+    """Questions spread over the databases. Candidates are queries of the live schema; right is one that gives the gold rows."""
+    folder = DATA / "sql"
+    rows = _lines(folder / "questions.jsonl")
+    rows = [rows[k * len(rows) // count] for k in range(min(count, len(rows)))]  # they are sorted by database
+    paths = {name: folder / "database" / name / f"{name}.sqlite" for name in {row["db_id"] for row in rows}}
+    languages = {name: Sql(str(path)) for name, path in paths.items()}
+    problems = []
+    for row in rows:
+        match = SqlMatch(paths[row["db_id"]], row["query"])
+        problems.append(
+            Problem(
+                row["id"],
+                languages[row["db_id"]].prompt(row["question"]),
+                f"Write a SQL query. {row['question']}",
+                lambda text, match=match: match.score([Candidate("", text)])[0] == 1.0,  # type: ignore[misc]
+                languages[row["db_id"]],
+            )
+        )
+    return Family(tuple(problems), "Judge whether the SQL query answers the question.", (), 64, 0.7)
+
+
 def reaches(text: str, numbers: Sequence[int], target: int) -> bool:
     """Whether a text is an expression that uses each number exactly once and comes to the target."""
     try:
@@ -146,4 +172,9 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-FAMILIES: dict[str, Callable[[int], Family]] = {"arithmetic": _arithmetic, "gsm8k": _gsm8k, "countdown": _countdown}
+FAMILIES: dict[str, Callable[[int], Family]] = {
+    "arithmetic": _arithmetic,
+    "gsm8k": _gsm8k,
+    "countdown": _countdown,
+    "sql": _sql,
+}

@@ -34,9 +34,12 @@ def test_each_package_is_typed_and_regular(package: str):
     assert (ROOT / package / "__init__.py").is_file()
 
 
-@pytest.mark.parametrize("lock", ["requirements-cpu.lock", "bench/reference/requirements.lock"])
-def test_the_locks_name_no_host_and_no_path(lock: str):
-    for line in (ROOT / lock).read_text().splitlines():
+LOCKS = [ROOT / "requirements-cpu.lock", *sorted((ROOT / "bench" / "reference").glob("*.lock"))]
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.name)
+def test_the_locks_name_no_host_and_no_path(lock: Path):
+    for line in lock.read_text().splitlines():
         if not line.startswith("#"):
             name, _, version = line.partition("==")
             assert name and version and not {"/", ":", "@"} & set(line), line

@@ -1,8 +1,8 @@
 """its_hub's best-of-n with its LLM judge, on candidates that are given: one JSON line of answers for each line of stdin.
 
-It runs in an environment of its own (`pip install 'its_hub[lm]==1.2.0'`), started by `bench.bench_selection_reference`. The model
-that draws replays the candidates; the model that judges is an OpenAI-compatible server's, with the library's own prompt, schema
-and parser. A score counts as failed where its parser falls back to its default of 5.
+It runs in an environment of its own (`its_hub.in`), started by `bench.bench_selection_reference`. The model that draws replays
+the candidates; the model that judges is an OpenAI-compatible server's, with the library's own prompt, schema and parser. A score
+counts as failed where its parser falls back to its default of 5.
 
     in   {"question": ..., "candidates": [...]}      out  {"selected": place, "scores": [...], "failed": n, "seconds": s}
 """

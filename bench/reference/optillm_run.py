@@ -1,10 +1,8 @@
 """optillm's best-of-n on candidates that are given: one JSON line of answers for each line of stdin.
 
-It runs in an environment of its own (`pip install --no-deps optillm==0.4.0 math-verify latex2sympy2_extended
-antlr4-python3-runtime==4.13.2` and `pip install flask openai cerebras_cloud_sdk z3-solver networkx numpy requests pyyaml aiohttp
-sympy scikit-learn`: what its server imports, without the gigabytes of its local inference), started by
-`bench.bench_selection_reference`. Its function takes an OpenAI client: ours answers its first call with the candidates and
-passes its ratings on. A rating counts as failed where its parser makes it 0: no number, or cut at its 256 tokens.
+It runs in an environment of its own (`optillm.in`), started by `bench.bench_selection_reference`. Its function takes an OpenAI
+client: ours answers its first call with the candidates and passes its ratings on. A rating counts as failed where its parser makes
+it 0: no number, or cut at its 256 tokens.
 
     in   {"question": ..., "candidates": [...]}      out  {"selected": place, "scores": [...], "failed": n, "seconds": s}
 """
