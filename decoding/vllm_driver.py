@@ -36,6 +36,7 @@ _ENVIRONMENT = {
 _AHEAD = 2
 
 _open_drivers: set[VllmDriver] = set()
+_starting: set[VllmDriver] = set()
 # vLLM's in-process engines share state of the process (forward context, oneDNN kernels): two must never run at once.
 _vllm = threading.RLock()
 
@@ -95,11 +96,13 @@ class VllmDriver:
         self._ready: Future[None] = Future()
         self.engine: Any = None
         self._thread = threading.Thread(target=self._run, name="reweigh-engine", daemon=True)
+        _starting.add(self)
+        # A thread inside vLLM when the interpreter goes down would end the process with a crash: also one that still starts,
+        # after Ctrl-C has ended the waiting for it.
+        atexit.register(self.close)
         self._thread.start()
         self._ready.result()
         _open_drivers.add(self)
-        # A thread inside vLLM when the interpreter goes down would end the process with a crash.
-        atexit.register(self.close)
 
     # Called from any thread
 
@@ -149,7 +152,10 @@ class VllmDriver:
         except BaseException as error:
             self._failure = _chained(EngineError(f"vLLM did not start: {type(error).__name__}: {error}"), error)
             self._ready.set_exception(error if isinstance(error, ReweighError) else self._failure)
+            atexit.unregister(self.close)
             return
+        finally:
+            _starting.discard(self)
         self._ready.set_result(None)
         failure = EngineError("the engine was closed; make a new one")
         try:
@@ -304,6 +310,11 @@ class VllmDriver:
         for future in waiting:
             if not future.done():
                 future.set_exception(failure)
+
+
+def starting() -> bool:
+    """Whether an engine is being started: a process that ends by itself then waits until it has come up."""
+    return bool(_starting)
 
 
 def sound_engine_args(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
             sys.stdout.flush()
             return code
         except Terminated:
-            return codes.TERMINATED
+            return _interrupted(codes.TERMINATED)
         except KeyboardInterrupt:
             print("reweigh: interrupted", file=sys.stderr)
-            return codes.INTERRUPTED
+            return _interrupted(codes.INTERRUPTED)
         except BrokenPipeError:
             # `| head -1` has what it wanted. What is still buffered must not be tried again when Python ends.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -84,6 +84,15 @@ def exit_code(error: BaseException) -> int:
         case UsageError() | RequestError():
             return codes.USAGE
     return codes.FAILURE
+
+
+def _interrupted(code: int) -> int:
+    """The exit code. Where an engine is being started the process ends here: Python would wait until it has come up."""
+    driver = sys.modules.get("decoding.vllm_driver")
+    if driver is not None and driver.starting():
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 @contextmanager
