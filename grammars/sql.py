@@ -45,7 +45,7 @@ _SINGERS = {
 
 @grammar("sql")
 class Sql(Language):
-    """SELECT statements (WITH, joins, sub-queries, set operations, window functions, ...) that a database accepts.
+    """SELECT statements (WITH, joins, sub-queries, VALUES, rows, set operations, windows, ...) that a database accepts.
 
     The mask follows the dialect's syntax with the database's own names in their places. Beside it every name is judged as it
     is written: it must be in scope, not ambiguous, and of a type that makes sense where it is compared. A finished query must

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -101,7 +101,10 @@ def _opened(database: str | Mapping[str, Any], dialect: str | None) -> Database:
 
         spoken = dialect or "sqlite"
         explainer = sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
-        return _checked(Database(_read_sqlite(declared()), spoken, explainer), "the declared schema")
+        schema = _read_sqlite(declared())
+        if spoken != "sqlite":
+            schema = Schema(tuple(replace(table, has_rowid=False) for table in schema.tables))
+        return _checked(Database(schema, spoken, explainer), "the declared schema")
     if (path := sqlite_file(database)) is not None:
         if dialect not in (None, "sqlite"):
             raise GrammarError(f"{path} is a SQLite database, but dialect={dialect!r} was given; leave dialect out")

@@ -15,19 +15,19 @@ def _words(*texts: str) -> frozenset[str]:
 
 # Words that may begin an operand: a column of such a name has to be quoted.
 OPERAND_WORDS = _words(
-    """select with distinct all not exists null true false case cast extract interval current_date current_time
+    """select with values distinct all not exists null true false case cast extract interval current_date current_time
     current_timestamp"""
 )
 # Words that the grammar itself uses: no alias is one of them.
 KEYWORDS = OPERAND_WORDS | _words(
     """from where group by having order limit offset recursive as join inner left right full outer cross natural on using
     union intersect except and or in is between like ilike glob when then else end asc desc nulls first last over partition
-    rows range groups unbounded preceding following current row filter escape collate"""
+    rows range groups unbounded preceding following current row filter escape collate window"""
 )
 # What ends a part of a query. An alias without AS does not begin like one of these: whether WHERE may come is then decided
 # before what follows it.
 CLAUSE_WORDS = _words(
-    "from where group having order limit join inner left right full cross natural using union intersect except"
+    "from where group having order limit join inner left right full cross natural using union intersect except window"
 )
 # Words that one of the databases does not take as a name. Source: SQLite, lang_keywords.html (without those that fall back to
 # names); PostgreSQL 17, appendix C, "reserved"; MySQL 8.4, section 11.3.
@@ -87,6 +87,13 @@ class Dialect:
     types: tuple[str, ...]
     functions_text: str
     reserved: frozenset[str]
+    brackets: bool = False  # [x] is a quoted name
+    # What VALUES calls its columns, and the number of the first. None where it is no source: MySQL writes VALUES ROW(1), which
+    # MariaDB does not read.
+    values_column: tuple[str, int] | None = None
+    row_subquery: bool = True  # (a, b) = (SELECT ...)
+    window_in_order: bool = True  # ORDER BY may use a window of WINDOW
+    joins_operators: bool = False  # characters of operators side by side are one operator: 1 %-2 calls %-
 
     @cached_property
     def functions(self) -> dict[str, Function]:
@@ -143,11 +150,13 @@ DIALECTS = {
             "sqlite", "sqlite", '"`', True, False, False, True, False, ("like", "glob"), False, True, True, True, False, ("union",),
             ("integer", "int", "real", "numeric", "text", "blob", "float", "double", "date", "datetime", "varchar", "decimal"),
             f"{_WINDOW} {_COMMON} {_SQLITE}", OPERAND_WORDS | _words(_RESERVED_SQLITE),
+            brackets=True, values_column=("column", 1),
         ),
         Dialect(
             "postgresql", "postgres", '"', False, True, True, True, True, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double precision", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_POSTGRESQL} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL),
+            values_column=("column", 1), joins_operators=True,
         ),
         Dialect(
             "mysql", "mysql", "`", True, False, False, False, True, ("like",), False, False, True, False, True,
@@ -159,6 +168,7 @@ DIALECTS = {
             "duckdb", "duckdb", '"', False, False, True, True, False, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_DUCKDB} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL, "qualify pivot unpivot"),
+            values_column=("col", 0), row_subquery=False, window_in_order=False, joins_operators=True,
         ),
     )
 }  # fmt: skip

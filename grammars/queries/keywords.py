@@ -15,9 +15,11 @@ from grammars.queries.scope import (
     OPERAND,
     TABLE,
     TYPE,
+    WINDOW,
     Frame,
     Query,
-    look_up,
+    is_ambiguous,
+    wants_one_table,
     with_query,
 )
 
@@ -45,6 +47,17 @@ def _select(reader: Reader, frame: Frame, word: str) -> Frame | None:
     return Frame(frame.up, "query", OPERAND, _subquery(frame, "items"))
 
 
+def _values(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    """VALUES in brackets: rows follow, each in brackets of its own."""
+    query = _subquery(frame, "values")
+    compared = (0,) * (query.want or 0)
+    if frame.kind == "list":
+        assert frame.up is not None
+        compared = frame.row or (frame.among,)
+    opened = Frame(frame.up, "query", AFTER, query)
+    return opened.but(last="values", row=compared)
+
+
 def _with(reader: Reader, frame: Frame, word: str) -> Frame | None:
     return with_query(frame, clause="with").but(expect=CTE)
 
@@ -54,7 +67,9 @@ def _subquery(frame: Frame, clause: str) -> Query:
     up = frame.up
     assert up is not None
     if frame.kind == "list":
-        return Query("in", clause, want=1)
+        return Query("in", clause, want=len(frame.row) or 1)
+    if frame.kind == "row":
+        return Query("scalar", clause, want=len(frame.row))
     if up.expect == TABLE:
         return Query("derived", clause)
     if up.last == "cte as":
@@ -103,6 +118,8 @@ def _as(reader: Reader, frame: Frame, word: str) -> Frame | None:
         return frame.but(expect=TYPE)
     if frame.query.clause == "with":
         return frame.but(last="cte as")
+    if frame.query.clause == "window":
+        return frame.but(last="window as")
     return frame.but(expect=NAME)
 
 
@@ -167,8 +184,8 @@ def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     """LEFT, INNER, CROSS, NATURAL, JOIN: the source before it is settled, and after JOIN another comes."""
-    settled = reader.settled(frame)
-    if settled is None:
+    settled = reader.joined(frame)
+    if settled is None or wants_one_table(settled.query):
         return None
     settled = with_query(settled, clause="on")
     if word in ("natural", "cross"):
@@ -187,15 +204,14 @@ def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
     settled = _joined(reader, frame)
     if settled is None:
         return None
-    query = settled.query
-    if any(look_up(query, ref.qualifier, ref.name) == 0 for ref in query.pending):
+    if is_ambiguous(settled.query):
         return None
     return with_query(settled, clause="on").but(expect=OPERAND, left=-1, comparing=0, last="")
 
 
 def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     settled = _joined(reader, frame)
-    if settled is None or not reader.shared(settled):
+    if settled is None or frame.last == "bracket" or not reader.shared(settled):
         return None
     return with_query(settled, clause="on").but(expect=AFTER, last="using")
 
@@ -223,6 +239,11 @@ def _having(reader: Reader, frame: Frame, word: str) -> Frame | None:
     return with_query(frame, clause="having").but(expect=OPERAND, left=-1, comparing=0, last="")
 
 
+def _window(reader: Reader, frame: Frame, word: str) -> Frame | None:
+    found = reader.end_from(frame)
+    return found and with_query(found, clause="window").but(expect=WINDOW, left=-1, comparing=0, last="")
+
+
 def _limit(reader: Reader, frame: Frame, word: str) -> Frame | None:
     ended = frame if frame.query.clause == "order" else reader.end_core(frame)
     return ended and with_query(ended, clause="limit").but(expect=NOTHING)
@@ -236,7 +257,7 @@ def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
     nothing: dict[str, int] = {}
     return with_query(
         ended, clause="begin", sources=(), merged=frozenset(), outputs=(), item=None, aliases=nothing, width=None,
-        arms=query.arms + 1,
+        arms=query.arms + 1, windows=frozenset(), foreseen=frozenset(),
     ).but(expect=OPERAND, left=-1, comparing=0, last="")  # fmt: skip
 
 
@@ -247,7 +268,7 @@ def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
         return None
     if word == "over" and not reader.may_call(frame, Function(0, 0, ANY, "window")):
         return None
-    return frame.but(last=word)
+    return frame.but(last=word, expect=WINDOW if word == "over" else AFTER)
 
 
 def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
@@ -255,7 +276,8 @@ def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 
 HANDLERS: dict[str, Handler] = {
-    "select": _select, "with": _with, "distinct": _distinct, "all": _stays, "from": _from, "where": _where,
+    "select": _select, "values": _values, "window": _window,
+    "with": _with, "distinct": _distinct, "all": _stays, "from": _from, "where": _where,
     "group": _group_word, "order": _group_word, "partition": _group_word, "by": _by, "having": _having, "limit": _limit,
     "offset": _stays, "recursive": _stays, "as": _as, "join": _join_word, "inner": _join_word, "left": _join_word,
     "right": _join_word, "full": _join_word, "outer": _join_word, "cross": _join_word, "natural": _join_word, "on": _on,

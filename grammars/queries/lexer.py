@@ -10,18 +10,16 @@ WORD, QUOTED, NUMBER, STRING, SYMBOL = range(5)
 _LEXEME = re.compile(
     rb"""[ \t\r\n]+
     |(?P<word>[A-Za-z_\x80-\xff][A-Za-z0-9_$\x80-\xff]*)
-    |(?P<quoted>"(?:[^"]|"")*"?|`(?:[^`]|``)*`?)
+    |(?P<quoted>"(?:[^"]|"")*"?|`(?:[^`]|``)*`?|\[[^\]]*\]?)
     |(?P<number>[0-9][0-9.]*(?:[eE][+-]?[0-9]*)?)
     |(?P<string>'(?:[^']|'')*'?)
-    |(?P<symbol><=|>=|<>|!=|==|\|\||::|--|/\*|.)
+    |(?P<symbol><=|>=|<>|<<|>>|!=|==|\|\||::|--|/\*|.)
     """,
     re.VERBOSE | re.DOTALL,
 )
 _KINDS = {"word": WORD, "quoted": QUOTED, "number": NUMBER, "string": STRING, "symbol": SYMBOL}
-# Symbols that nothing written after them can change.
-_WHOLE = frozenset(
-    [b"(", b")", b",", b";", b".", b"*", b"+", b"%", b"<=", b">=", b"<>", b"!=", b"==", b"||", b"::", b"--", b"/*"]
-)
+# Symbols that nothing written after them can change. An operator is one that PostgreSQL would read on with the next character.
+_WHOLE = frozenset([b"(", b")", b",", b";", b".", b"::", b"--", b"/*"])
 
 
 class Lexeme(NamedTuple):
@@ -56,6 +54,8 @@ def begun_lexeme(data: bytes) -> Lexeme:
 
 def is_closed(lexeme: Lexeme) -> bool:
     """Whether an open lexeme would be whole if the text ended here."""
+    if lexeme.text.startswith(b"["):
+        return lexeme.text.endswith(b"]")
     if lexeme.kind in (STRING, QUOTED):
         return len(lexeme.text) > 1 and lexeme.text.count(lexeme.text[:1]) % 2 == 0
     return not (lexeme.kind == NUMBER and not lexeme.text[-1:].isdigit())
@@ -64,5 +64,7 @@ def is_closed(lexeme: Lexeme) -> bool:
 def unquoted(text: bytes) -> bytes:
     """What a quoted name or string stands for; an open one as far as it is written, be it within a character."""
     quote = text[:1]
+    if quote == b"[":
+        return text[1:].removesuffix(b"]")
     inside = text[1:-1] if len(text) > 1 and text.count(quote) % 2 == 0 else text[1:]
     return inside.replace(quote * 2, quote)

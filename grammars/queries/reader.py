@@ -33,6 +33,7 @@ from grammars.queries.scope import (
     TABLE,
     TYPE,
     USING,
+    WINDOW,
     Frame,
     Names,
     Output,
@@ -43,6 +44,7 @@ from grammars.queries.scope import (
     ctes_in_scope,
     hopes_for_names,
     innermost_query,
+    is_ambiguous,
     look_up,
     orders_result,
     qualifiers,
@@ -50,6 +52,8 @@ from grammars.queries.scope import (
     relation_named,
     relation_of,
     resolve_pending,
+    wants_one_table,
+    whole_length,
     with_query,
 )
 
@@ -61,8 +65,12 @@ _AFTER_ITEM = frozenset(["from", "order", "limit", "union", "intersect", "except
 _AFTER_OPERAND = frozenset(
     ["as", "and", "or", "not", "is", "in", "between", "like", "ilike", "glob", "collate", "over", "filter"]
 )
-_AFTER_SOURCE = (_AFTER_ITEM - {"from"}) | _JOINING | {"as", "on", "using", "where", "group"}
+_AFTER_SOURCE = (_AFTER_ITEM - {"from"}) | _JOINING | {"as", "on", "using", "where", "group", "window"}
 _AFTER_JOIN = _AFTER_SOURCE - {"as", "on", "using"}
+_AFTER_BRACKET = _AFTER_SOURCE - {"as", "using"}
+_AFTER_ROW = frozenset(["in", "not"])
+_AFTER_VALUES = frozenset(["union", "intersect", "except"])
+_AFTER_WINDOW = _AFTER_ITEM - {"from"}
 _BY = frozenset(["by"])
 _AFTER_RESULT = frozenset(["asc", "desc", "nulls", "first", "last", "collate", "limit"])
 _NESTED = frozenset(["partition", "rows", "range", "groups", "unbounded", "preceding", "following", "current", "row"])
@@ -75,12 +83,16 @@ _OPERANDS = frozenset(["operand", "aggregate call", "distinct call", "scalar", "
 # Whether these may come is for their handlers to say as well.
 _JUDGED_NESTED = frozenset(["over", "filter"])
 _JUDGED = CLAUSE_WORDS | _JUDGED_NESTED | {"on"}
+_SOURCE_WORDS = frozenset([b"select", b"values"])
 # Characters of an alias that a column is given without AS.
 BARE_COLUMN_ALIAS = 4
 _AFTER_TERM = frozenset([b",", b")", b";"])
-_NO_AGGREGATES = ("where", "on", "group")
+_NO_AGGREGATES = ("where", "on", "group", "values")
 _COMPARISONS = frozenset(["=", "==", "!=", "<>", "<", "<=", ">", ">="])
-_ARITHMETIC = frozenset(["+", "-", "*", "/", "%", "||"])
+_ARITHMETIC = frozenset(["+", "-", "*", "/", "%", "||", "&", "|", "<<", ">>"])
+_BITWISE = frozenset(["&", "|", "<<", ">>"])
+# Characters by which PostgreSQL tells that a sign after them belongs to the operator.
+_JOINING_SIGNS = frozenset("%&|~")
 
 
 class Reader:
@@ -94,6 +106,7 @@ class Reader:
             {"extract", "interval"} if names.dialect.casts else set()
         )
         self._operand_words = tuple(sorted(words))
+        self._query_words = ("select", "values") if names.dialect.values_column is not None else ("select",)
 
     def feed(self, frame: Frame, begun: bytes, data: bytes) -> tuple[Frame, bytes] | None:
         """The place after some more bytes; None where they cannot be the beginning of a query in scope."""
@@ -125,6 +138,11 @@ class Reader:
 
     def _read(self, frame: Frame, lexeme: Lexeme) -> Frame | None:
         kind, text, follower = lexeme
+        if kind in (WORD, QUOTED) and _awaits_source(frame) and text.lower() not in _SOURCE_WORDS:
+            bracket = self._bracket(frame)
+            if bracket is None:
+                return None
+            frame = bracket
         if _takes_nothing(frame) and text != b")":
             return None
         if kind in (STRING, SYMBOL) and text not in _AFTER_TERM and _is_result_ordered(frame):
@@ -137,6 +155,8 @@ class Reader:
             return self.operand(frame, self._string_kinds(unquoted(text), closed=True))
         if kind == NUMERAL:
             return self._number(frame, text)
+        if self.names.dialect.joins_operators and _is_one_operator(text, follower):
+            return None
         return self._symbol(frame, text.decode())
 
     def _word(self, frame: Frame, low: str, follower: bytes) -> Frame | None:
@@ -152,6 +172,8 @@ class Reader:
             if low in _BEGINNINGS and follower != b".":
                 return HANDLERS[low](self, frame, low) if self._may_be_word(frame, low, begun=False) else None
             return self._name(frame, low, follower, False)
+        if expect == WINDOW:
+            return self._window(frame, low)
         if expect == AFTER and low in KEYWORDS:
             if _is_result_ordered(frame) and frame.last != "order" and low not in _AFTER_RESULT:
                 return None
@@ -195,12 +217,16 @@ class Reader:
             return self._column(frame, None, name)
         if expect == COLUMN:
             return self._column(frame, frame.qualifier, name)
+        if expect == WINDOW:
+            return self._window(frame, name)
         if expect == TABLE:
-            relation = relation_named(frame, self.names, name)
+            if follower == b"." and not frame.qualifier and self._may_be_namespace(frame, name, begun=False):
+                return frame.but(qualifier=name)
+            relation = self.names.tables.get(name) if frame.qualifier else relation_named(frame, self.names, name)
             if relation is None or not _may_join(frame.query, relation):
                 return None
             return with_query(frame, sources=(*frame.query.sources, Source(name, relation))).but(
-                expect=AFTER, last="source"
+                expect=AFTER, last="source", qualifier=None
             )
         if expect == CTE:
             if name in self.names.tables or any(cte.name == name for cte in frame.query.ctes):
@@ -223,10 +249,10 @@ class Reader:
             return with_query(frame, item=Output(name, kinds), aliases={**query.aliases, name: kinds}).but(
                 expect=NOTHING, last="alias"
             )
-        *others, last = query.sources
+        *others, last = (*query.outside, *query.sources)
         if self._is_taken(frame, name) or any(other.alias == name for other in others):
             return None
-        if any(ref.qualifier == name and ref.name not in last.relation.columns for ref in query.pending):
+        if any(ref.qualifier == name and not last.relation.kinds(ref.name) for ref in query.pending):
             return None
         return with_query(frame, sources=(*query.sources[:-1], Source(name, last.relation))).but(
             expect=NOTHING, last="alias"
@@ -237,7 +263,30 @@ class Reader:
         if found is None:
             return None
         kinds, frame = found
-        return self.operand(frame, kinds, name)
+        return self.operand(frame, kinds, "" if name in self.names.nameless else name)
+
+    def _window(self, frame: Frame, name: str) -> Frame | None:
+        """The name of a window: one that WINDOW defines, or will."""
+        query = frame.query
+        if query.clause == "window":
+            if name in query.windows:
+                return None
+            defined = with_query(frame, windows=query.windows | {name}, foreseen=query.foreseen - {name})
+            return defined.but(expect=AFTER, last="window name")
+        if not self._may_be_window(frame, name, begun=False):
+            return None
+        if query.clause == "items":
+            frame = with_query(frame, foreseen=query.foreseen | {name})
+        return frame.but(expect=AFTER, last="operand")
+
+    def _may_be_window(self, frame: Frame, name: str, begun: bool) -> bool:
+        """Whether OVER may be followed by this name: any that FROM's WINDOW may define, after it those that it has."""
+        query = frame.query
+        if query.clause != "order":
+            return True
+        if not self.names.dialect.window_in_order:
+            return False
+        return any(known.startswith(name) if begun else known == name for known in query.windows)
 
     def _using(self, frame: Frame, name: str) -> Frame | None:
         """A column that both sides of the join have."""
@@ -269,10 +318,10 @@ class Reader:
 
     def operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
         """An operand is whole."""
+        if not self._fits(frame, kinds):
+            return None
         if frame.last == "sign" and self.check_types:
             kinds &= NUMBER | TIME
-        if not kinds or not self._fits(frame, kinds):
-            return None
         begins = frame.left < 0
         changed = frame.but(
             expect=AFTER, left=kinds if begins or frame.comparing else ANY, qualifier=None,
@@ -285,7 +334,11 @@ class Reader:
         return changed
 
     def _fits(self, frame: Frame, kinds: int) -> bool:
-        return not self.check_types or not frame.comparing or bool(frame.comparing & kinds)
+        if not self.check_types:
+            return True
+        if frame.last == "sign":
+            kinds &= NUMBER | TIME
+        return bool(kinds & (frame.comparing or ANY))
 
     def _string_kinds(self, text: bytes, closed: bool) -> int:
         pattern = _NUMERIC if closed else _NUMERIC_BEGUN
@@ -327,7 +380,7 @@ class Reader:
         if symbol == ",":
             return self._comma(frame)
         if symbol == ".":
-            return frame.but(expect=COLUMN)
+            return frame if frame.expect == TABLE else frame.but(expect=COLUMN)
         if symbol in ("--", "/*"):
             return None
         if symbol == ";":
@@ -342,9 +395,17 @@ class Reader:
         if symbol in _COMPARISONS:
             return self.no_item(frame.but(expect=OPERAND, comparing=max(frame.left, 0), last="compare"))
         assert symbol in _ARITHMETIC, symbol
+        if symbol in _BITWISE:
+            if not self._may_have_bits(frame):
+                return None
+            comparing = frame.comparing if frame.between else NUMBER
+            return self.no_item(frame.but(expect=OPERAND, left=NUMBER, comparing=comparing, last=symbol))
         return self.no_item(
             frame.but(expect=OPERAND, left=ANY, comparing=0 if not frame.between else frame.comparing, last=symbol)
         )
+
+    def _may_have_bits(self, frame: Frame) -> bool:
+        return not self.check_types or bool(max(frame.left, 0) & NUMBER)
 
     def no_item(self, frame: Frame) -> Frame:
         """The column of the select list under way is an expression: it has no name of its own."""
@@ -362,6 +423,19 @@ class Reader:
 
     def _comma(self, frame: Frame) -> Frame | None:
         match frame.kind:
+            case "paren":
+                # More than one value in brackets: a row, to be compared with another.
+                return frame.but(
+                    kind="row", cells=(frame.left,), expect=OPERAND, left=-1, comparing=0, commas=1, last=""
+                )
+            case "row":
+                cells = (*frame.cells, frame.left)
+                if frame.row and len(cells) >= len(frame.row):
+                    return None
+                comparing = frame.row[len(cells)] if frame.row else 0
+                return frame.but(
+                    cells=cells, expect=OPERAND, left=-1, comparing=comparing, commas=frame.commas + 1, last=""
+                )
             case "call":
                 function, commas = frame.function, frame.commas + 1
                 assert function is not None
@@ -388,12 +462,18 @@ class Reader:
                     return None
                 return ended.but(expect=OPERAND, left=-1, comparing=0, last="")
             case "from" | "on":
-                settled = self.settled(frame)
-                return settled and with_query(settled, clause="from").but(expect=TABLE, left=-1, comparing=0)
+                settled = self.joined(frame)
+                if settled is None or wants_one_table(settled.query):
+                    return None
+                return with_query(settled, clause="from").but(expect=TABLE, left=-1, comparing=0)
             case "with":
                 return frame.but(expect=CTE)
             case "limit":
                 return frame  # LIMIT offset, count
+            case "values":
+                return frame.but(last="values")
+            case "window":
+                return frame.but(expect=WINDOW, last="")
         return frame.but(expect=OPERAND, left=-1, comparing=0, last="")
 
     # Brackets
@@ -406,14 +486,22 @@ class Reader:
                 return Frame(frame, "call", OPERAND, query, self.names.functions[frame.qualifier])
             if last in ("cast", "extract"):
                 return Frame(frame, last, TYPE if last == "extract" else OPERAND, query)
+            if frame.row:
+                # What a row is compared with is a row, or several.
+                return Frame(frame, "row", OPERAND, query, comparing=frame.row[0]).but(row=frame.row)
+            if _awaits_source(frame):
+                bracket = self._bracket(frame)
+                return bracket and Frame(bracket, "paren", OPERAND, bracket.query)
             # A lone bracketed value is compared like one without brackets.
             return Frame(frame, "paren", OPERAND, query, comparing=frame.comparing)
         if frame.expect == TABLE:
             return Frame(frame, "paren", OPERAND, query)
         match last:
             case "in":
-                return Frame(frame, "list", OPERAND, query, comparing=max(frame.left, 0))
-            case "over":
+                return Frame(frame, "list", OPERAND, query, comparing=max(frame.left, 0)).but(row=frame.row)
+            case "values":
+                return Frame(frame, "row", OPERAND, query, comparing=max(frame.row[:1], default=0)).but(row=frame.row)
+            case "over" | "window as":
                 return Frame(frame, "over", AFTER, query)
             case "filter":
                 return Frame(frame, "filter", AFTER, query)
@@ -425,6 +513,36 @@ class Reader:
                 return Frame(frame, "paren", OPERAND, query)
         return Frame(frame, "type", NOTHING, query)
 
+    def _bracket(self, frame: Frame) -> Frame | None:
+        """Joins in brackets, where a bracket after FROM holds no query. ON sees what is within."""
+        up = frame.up
+        assert up is not None
+        if up.query.join == "natural":
+            return None
+        query = up.query
+        inside = Query("joins", "from", pending=query.pending, outside=(*query.outside, *query.sources))
+        return Frame(up, "query", TABLE, inside)
+
+    def _close_row(self, frame: Frame, up: Frame) -> Frame | None:
+        cells = (*frame.cells, frame.left)
+        if frame.row and len(cells) != len(frame.row):
+            return None
+        if up.query.clause == "values" and up.kind == "query":
+            known = up.query.outputs or (Output("", 0),) * len(cells)
+            assert self.names.dialect.values_column is not None
+            word, first = self.names.dialect.values_column
+            outputs = tuple(
+                Output(f"{word}{first + k}", output.kinds | kinds)
+                for k, (output, kinds) in enumerate(zip(known, cells, strict=True))
+            )
+            return with_query(up, outputs=outputs).but(last="row of values", row=up.row or (0,) * len(cells))
+        holds = up.holds or frame.holds
+        if not frame.row:
+            return self.no_item(up.but(expect=AFTER, left=ANY, holds=holds, comparing=0, row=cells, last="row"))
+        if up.kind == "list":
+            return up.but(expect=AFTER, left=ANY, holds=holds, last="operand")
+        return up.but(expect=AFTER, left=ANY, holds=holds, row=(), last="operand")
+
     def _close(self, frame: Frame) -> Frame | None:
         up = frame.up
         if up is None:
@@ -434,6 +552,8 @@ class Reader:
                 return self._close_query(frame)
             case "call":
                 return self._close_call(frame, up)
+            case "row":
+                return self._close_row(frame, up)
             case "names":
                 return up.but(expect=AFTER, last="cte")
             case "filter":
@@ -449,7 +569,7 @@ class Reader:
                     up.but(holds=holds), frame.left if frame.left >= 0 and frame.last == "operand" else ANY
                 )
             case "list":
-                return up.but(expect=AFTER, left=ANY, holds=holds, last="operand")
+                return up.but(expect=AFTER, left=ANY, holds=holds, row=(), last="operand")
         return self.operand(up.but(holds=holds), NUMBER | TIME if frame.kind == "extract" else ANY)
 
     def _close_call(self, frame: Frame, up: Frame) -> Frame | None:
@@ -478,7 +598,12 @@ class Reader:
             return None
         query, up = ended.query, ended.up
         assert up is not None
+        up = up.but(row=()) if query.role in ("in", "scalar") else up
         match query.role:
+            case "joins":
+                sources, merged = (*up.query.sources, *query.sources), up.query.merged | query.merged
+                joined = with_query(up, sources=sources, merged=merged, pending=query.pending)
+                return joined.but(expect=AFTER, last="bracket")
             case "derived":
                 source = Source("", relation_of(query, ""))
                 return with_query(up, sources=(*up.query.sources, source)).but(expect=AFTER, last="source")
@@ -516,19 +641,24 @@ class Reader:
         query = frame.query
         if query.clause != "from":
             return frame
-        *others, newest = query.sources
+        *others, newest = (*query.outside, *query.sources)
         alias = newest.alias
         if alias and any(other.alias == alias for other in others):
             return None
         if not alias and self.names.dialect.derived_alias_required:
             return None
-        if any(ref.qualifier == alias and ref.name not in newest.relation.columns for ref in query.pending):
+        if any(ref.qualifier == alias and not newest.relation.kinds(ref.name) for ref in query.pending):
             return None
         if query.join == "natural":
-            if not _may_join(_only(query, others), newest.relation):
+            if not _may_join(_only(query, list(query.sources[:-1])), newest.relation):
                 return None
             frame = with_query(frame, merged=query.merged | self.shared(frame))
         return with_query(frame, join="")
+
+    def joined(self, frame: Frame) -> Frame | None:
+        """The same once no condition can join the newest source any more: what the select list names is not ambiguous."""
+        settled = self.settled(frame)
+        return None if settled is None or is_ambiguous(settled.query) else settled
 
     def end_from(self, frame: Frame) -> Frame | None:
         """FROM is whole, or there was none: everything named in the select list is found."""
@@ -538,7 +668,7 @@ class Reader:
             if query.first is None and not self.fits_outside(frame):
                 return None
         elif query.clause in ("from", "on"):
-            settled = self.settled(frame)
+            settled = self.joined(frame)
             if settled is None:
                 return None
             frame = settled
@@ -552,26 +682,39 @@ class Reader:
 
     def end_core(self, frame: Frame) -> Frame | None:
         found = self.end_from(frame)
-        if found is None or found.query.first is not None:
+        if found is None or found.query.foreseen:
+            return None
+        if found.query.first is not None:
             return found
         return with_query(found, first=found.query.outputs)
 
     def _end_query(self, frame: Frame) -> Frame | None:
         if frame.kind != "query" or frame.query.clause in ("begin", "with"):
             return None
+        if frame.query.role == "joins":
+            return self.joined(frame)
         return frame if frame.query.clause in ("order", "limit", "end") else self.end_core(frame)
 
     # Lexemes that have only begun
 
     def _may_begin(self, frame: Frame, lexeme: Lexeme, text: bytes) -> bool:
         """Whether some lexeme that begins like this would be read. Never stricter than reading the whole one."""
+        if lexeme.kind in (WORD, QUOTED) and _awaits_source(frame):
+            if lexeme.kind == WORD and self._may_be_word(frame, self.names.key(text, False), begun=True):
+                return True
+            bracket = self._bracket(frame)
+            return bracket is not None and self._may_begin(bracket, lexeme, text)
         expect = frame.expect
         if _takes_nothing(frame):
+            return False
+        if lexeme.kind == SYMBOL and text in (b"&", b"<<", b">>") and not self._may_have_bits(frame):
             return False
         if lexeme.kind in (STRING, SYMBOL) and _is_result_ordered(frame):
             return False
         if lexeme.kind == WORD:
             word = self.names.key(text, False)
+            if expect == WINDOW:
+                return self._may_be_window(frame, word, begun=True)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 return self._may_be_named(frame, word, quoted=False)
             if frame.kind != "query":
@@ -584,15 +727,21 @@ class Reader:
             if is_closed(lexeme):
                 if any(self._quoted(frame, text, follower) is not None for follower in (b" ", b".")):
                     return True
+                if text.startswith(b"["):
+                    return False
                 # The quote may yet turn out to be the first half of a doubled one.
                 begun = begun_lexeme(text + text[:1])
                 return expect in (OPERAND, COLUMN, TABLE, USING) and self._may_begin(frame, begun, begun.text)
+            if expect == WINDOW:
+                return self._may_be_window(frame, self.names.key(unquoted(text), True), begun=True)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 if expect == OPERAND and self._may_be_string(frame, text[:1]):
                     kinds = self._string_kinds(unquoted(text), closed=False)
                     if self._fits(frame, kinds):
                         return True
-                return self._may_be_named(frame, self.names.key(unquoted(text), True), quoted=True)
+                return self._may_be_named(
+                    frame, self.names.key(unquoted(text), True), quoted=True, bracketed=text.startswith(b"[")
+                )
         elif lexeme.kind == NUMERAL:
             return expect == NOTHING or self._may_count(frame, text.rstrip(b".eE+-"))
         elif lexeme.kind == STRING:
@@ -623,6 +772,16 @@ class Reader:
             return _AFTER_RESULT
         if last == "joined":
             return _AFTER_JOIN
+        if frame.query.role == "joins" and clause == "from":
+            return (_JOINING | {"as", "on", "using"}) & (_AFTER_BRACKET if last == "bracket" else _AFTER_SOURCE)
+        if last == "bracket":
+            return _AFTER_BRACKET
+        if last == "row":
+            return _AFTER_ROW
+        if clause == "values":
+            return _AFTER_VALUES
+        if clause == "window" and last == "operand":
+            return _AFTER_WINDOW
         if clause == "items" and frame.expect == NOTHING:
             return _AFTER_ITEM
         if clause == "items" and last in _OPERANDS:
@@ -634,7 +793,11 @@ class Reader:
     def _may_be_bare_alias(self, frame: Frame, word: str, begun: bool) -> bool:
         """Whether a word may be an alias without AS. It is none that begins like what may come in its place."""
         query = frame.query
-        if query.clause not in ("items", "from") or frame.last == "alias" or any(map(word.startswith, CLAUSE_WORDS)):
+        if (
+            query.clause not in ("items", "from")
+            or frame.last in ("alias", "bracket")
+            or any(map(word.startswith, CLAUSE_WORDS))
+        ):
             return False
         if query.clause == "items":
             longest = max(BARE_COLUMN_ALIAS, self.names.forward_alias)
@@ -646,14 +809,12 @@ class Reader:
 
     def _is_taken(self, frame: Frame, alias: str) -> bool:
         """Whether an alias, or a beginning of it that ends in a digit, cannot be the newest source's: T1 is not made T12 of."""
-        *others, newest = frame.query.sources
+        *others, newest = (*frame.query.outside, *frame.query.sources)
         for end in range(2, len(alias) + 1):
             begun = alias[:end]
             if begun[-1].isdigit() and (
                 any(other.alias == begun for other in others)
-                or any(
-                    ref.qualifier == begun and ref.name not in newest.relation.columns for ref in frame.query.pending
-                )
+                or any(ref.qualifier == begun and not newest.relation.kinds(ref.name) for ref in frame.query.pending)
             ):
                 return True
         return False
@@ -665,8 +826,14 @@ class Reader:
             return ()
         match frame.kind:
             case "paren" if begins and frame.up is not None and frame.up.expect != OPERAND:
-                return ("select",)
-            case "paren" | "list" if begins and frame.commas == 0:
+                return self._query_words
+            case "list" if begins and frame.commas == 0:
+                return (*self._query_words, *self._operand_words)
+            case "paren" if begins:
+                return ("select", *self._operand_words)
+            case "row" if (
+                begins and not frame.cells and frame.row and frame.up is not None and frame.up.last == "compare"
+            ):
                 return ("select", *self._operand_words)
             case "call" if begins and frame.commas == 0 and not frame.distinct:
                 assert frame.function is not None
@@ -688,14 +855,27 @@ class Reader:
             for known in self._words_here(frame)
         )
 
-    def _may_be_named(self, frame: Frame, key: str, quoted: bool) -> bool:
+    def _may_be_namespace(self, frame: Frame, name: str, begun: bool) -> bool:
+        """Whether a table may be named with the schema it is in."""
+        whole = self.names.namespace
+        if not whole or (not whole.startswith(name) if begun else whole != name):
+            return False
+        return any(_may_join(frame.query, relation) for relation in self.names.tables.values())
+
+    def _may_be_named(self, frame: Frame, key: str, quoted: bool, bracketed: bool = False) -> bool:
         names, expect = self.names, frame.expect
 
         def written_as(name: str) -> bool:
+            if bracketed and "]" in name:
+                return False
             return name.startswith(key) and (quoted or names.is_unquoted(name))
 
         if expect == TABLE:
-            relations = (*names.tables.values(), *ctes_in_scope(frame))
+            relations = [*names.tables.values()]
+            if not frame.qualifier:
+                if self._may_be_namespace(frame, key, begun=True) and (quoted or names.is_unquoted(names.namespace)):
+                    return True
+                relations += ctes_in_scope(frame)
             return any(written_as(one.name) and _may_join(frame.query, one) for one in relations)
         if expect == USING:
             assert frame.up is not None
@@ -707,7 +887,7 @@ class Reader:
             ):
                 return True
             own = frame.qualifier in names.tables
-            return not own and len(key) <= names.forward_column and hopes_for_names(frame)
+            return not own and whole_length(key) <= names.forward_column and hopes_for_names(frame)
         if not quoted:
             if self._may_be_word(frame, key, begun=True):
                 return True
@@ -718,7 +898,7 @@ class Reader:
                 return True
         if any(written_as(name) and self._fits(frame, kinds) for name, kinds in candidates(frame, names, None)):
             return True
-        if hopes_for_names(frame) and len(key) <= names.forward_column:
+        if hopes_for_names(frame) and whole_length(key) <= names.forward_column:
             return True
         return self._may_qualify(frame, key, begun=True, quoted=quoted)
 
@@ -735,8 +915,33 @@ class Reader:
 
 
 def _may_join(query: Query, relation: Relation) -> bool:
-    """Whether a relation may come next in FROM: a NATURAL JOIN must not find one of its columns twice."""
-    return query.join != "natural" or all(look_up(query, None, name) for name in relation.columns)
+    """Whether a relation may come next in FROM: a NATURAL JOIN must not find one of its columns twice.
+
+    Nor must a column that was named without its table, where no USING can make one of both.
+    """
+    if query.join == "natural":
+        return all(look_up(query, None, name) for name in relation.columns)
+    if query.join == "plain":
+        return True
+    before = (*query.outside, *query.sources)
+    return not any(
+        ref.qualifier is None
+        and ref.name in relation.columns
+        and any(ref.name in one.relation.columns for one in before)
+        for ref in query.pending
+    )
+
+
+def _awaits_source(frame: Frame) -> bool:
+    """Whether a bracket after FROM has just been opened: a query, VALUES or joins may follow."""
+    return frame.kind == "paren" and frame.up is not None and frame.up.expect == TABLE and frame.expect == OPERAND
+
+
+def _is_one_operator(text: bytes, follower: bytes) -> bool:
+    """Whether an operator and the sign right after it are read as one by PostgreSQL, as %- in 1 %-2."""
+    if text in (b"(", b")", b",", b";", b".", b"::") or follower not in (b"+", b"-", b"~"):
+        return False
+    return follower == b"~" or not _JOINING_SIGNS.isdisjoint(text.decode())
 
 
 def _is_result_ordered(frame: Frame) -> bool:

@@ -38,18 +38,23 @@ class Table:
     primary_key: tuple[str, ...] = ()
     foreign_keys: tuple[ForeignKey, ...] = ()
     is_view: bool = False
+    has_rowid: bool = False
 
 
 @dataclass(frozen=True)
 class Schema:
-    """The tables and views that a query may name, in the database's own order."""
+    """The tables and views that a query may name, in the database's own order.
+
+    namespace  the schema they are in, as in main.singer; "" where a query cannot say so
+    """
 
     tables: tuple[Table, ...]
+    namespace: str = ""
 
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ where anything does."""
-        return hashlib.sha256(repr(self.tables).encode()).hexdigest()[:16]
+        return hashlib.sha256(repr((self.namespace, self.tables)).encode()).hexdigest()[:16]
 
 
 def kinds_of_type(declared: str) -> int:

@@ -7,19 +7,32 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from grammars.queries.dialect import NOT_ALIASES, Dialect, Function
-from grammars.queries.schema import ANY, Schema
-from grammars.queries.syntax import usable_unquoted
+from grammars.queries.schema import ANY, NUMBER, Schema
+from grammars.queries.syntax import ROWIDS, usable_unquoted
 
 # What a frame waits for.
-OPERAND, AFTER, TABLE, NAME, COLUMN, TYPE, CTE, USING, NOTHING = range(9)
+OPERAND, AFTER, TABLE, NAME, COLUMN, TYPE, CTE, USING, WINDOW, NOTHING = range(10)
 
 
 class Relation(NamedTuple):
-    """Something with named columns: a table, a view, a CTE, a sub-query. `width` counts the unnamed columns too."""
+    """Something with named columns: a table, a view, a CTE, a sub-query.
+
+    width   counts the unnamed columns too
+    rowids  what names its rows' key beside the columns: no star and no join by name takes it for one
+    """
 
     name: str
     columns: Mapping[str, int]  # key -> kinds
     width: int
+    rowids: tuple[str, ...] = ()
+
+    def kinds(self, name: str) -> int:
+        """The kinds of what a name means here, 0 where it means nothing."""
+        return self.columns.get(name) or (NUMBER if name in self.rowids else 0)
+
+    def named(self) -> Iterator[tuple[str, int]]:
+        yield from self.columns.items()
+        yield from ((name, NUMBER) for name in self.rowids)
 
 
 class Source(NamedTuple):
@@ -46,14 +59,16 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One SELECT with the set operations after it.
+    """One SELECT with the set operations after it; or VALUES; or joins in brackets, which have a scope of their own.
 
-    role     top, cte, derived, scalar, in, exists
-    clause   begin, with, items, from, on, where, group, having, order, limit, end
+    role     top, cte, derived, scalar, in, exists, joins
+    clause   begin, with, items, from, on, where, group, having, window, order, limit, end; values
     pending  references of the select list that FROM has to resolve
     first    the columns of the first of several SELECTs; width: how many this one has, once that is known
     want     how many columns there have to be
     join     how the newest source was joined: natural, cross, plain (a condition may follow), "" for none or a comma
+    outside  of joins in brackets: the sources that stand before the bracket
+    windows  names that WINDOW has defined; foreseen: those it still has to, since OVER used them
     """
 
     role: str
@@ -73,21 +88,27 @@ class Query:
     recursive: bool = False
     cte_name: str = ""
     cte_columns: tuple[str, ...] = ()
+    outside: tuple[Source, ...] = ()
+    windows: frozenset[str] = frozenset()
+    foreseen: frozenset[str] = frozenset()
 
 
 class Frame:
     """One level of nesting: a query, or brackets of some kind inside an expression. Never changed: `but` makes another.
 
-    kind       query, paren, call, list, case, cast, extract, over, filter, using, names, type
+    kind       query, paren, row, call, list, case, cast, extract, over, filter, using, names, type
     left       kinds of the expression so far; -1 where one begins
     comparing  kinds that the next operand has to have one of; 0: any will do. among: the same for every member of a list
     last       the keyword, symbol or kind of call that decides what comes next
     holds      whether an aggregate has been called inside
+    row        kinds of the columns of the row that is being compared; of a frame of kind row: what its own must be comparable with
+    cells      kinds of the columns of a row so far
     """
 
     __slots__ = (
-        "among", "between", "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "qualifier",
-        "query", "up",
+        "among", "between", "cells",
+        "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "qualifier",
+        "query", "row", "up",
     )  # fmt: skip
 
     up: Frame | None
@@ -104,6 +125,8 @@ class Frame:
     commas: int
     distinct: bool
     holds: bool
+    row: tuple[int, ...]
+    cells: tuple[int, ...]
 
     def __init__(
         self,
@@ -128,6 +151,7 @@ class Frame:
         self.commas = 0
         self.distinct = False
         self.holds = False
+        self.row = self.cells = ()
 
     def but(self, **changes: Any) -> Frame:
         other = Frame.__new__(Frame)
@@ -150,9 +174,14 @@ class Names:
         for table in schema.tables:
             columns = {self.key(column.name.encode(), True): column.kinds for column in table.columns}
             key = self.key(table.name.encode(), True)
-            self.tables.setdefault(key, Relation(key, columns, len(table.columns)))
-            for name, kinds in columns.items():
+            rowids = tuple(name for name in ROWIDS if table.has_rowid and name not in columns)
+            relation = self.tables.setdefault(key, Relation(key, columns, len(table.columns), rowids))
+            for name, kinds in relation.named():
                 self.columns[name] = self.columns.get(name, 0) | kinds
+        named = {name for relation in self.tables.values() for name in relation.columns}
+        # As columns of a sub-query these have no name: whether SQLite says rowid or id is not for the query to know.
+        self.nameless = self.columns.keys() - named
+        self.namespace = self.key(schema.namespace.encode(), True)
         self.functions = dialect.functions
 
     def key(self, written: bytes, quoted: bool) -> str:
@@ -177,15 +206,25 @@ class Names:
         """
         if any(quote in name for quote in self.dialect.quotes):
             return False
-        if len(name) <= self.forward_alias and not (len(name) == self.forward_alias and name in self.reserved):
+        if whole_length(name) <= self.forward_alias and not (len(name) == self.forward_alias and name in self.reserved):
             return True
         stem = name.rstrip("0123456789")
         if len(name) - len(stem) > 2:
             return False
         if len(stem) == 1:
-            return True
+            return stem.isascii()
         numbered = stem.removesuffix("_") if begun or len(stem) < len(name) else stem
         return any(_abbreviates(stem, relation) or _abbreviates(numbered, relation) for relation in relations)
+
+
+def whole_length(name: str) -> int:
+    """The bytes of a name, one a character of `name`, once the character it may end within is whole."""
+    for back, byte in enumerate(reversed(name[-3:]), start=1):
+        if byte >= "\xc0":
+            return len(name) - back + max(back, 2 + (byte >= "\xe0") + (byte >= "\xf0"))
+        if byte < "\x80":
+            break
+    return len(name)
 
 
 def _abbreviates(name: str, whole: str) -> bool:
@@ -246,9 +285,12 @@ def look_up(query: Query, qualifier: str | None, name: str) -> int:
     if qualifier is not None:
         for source in query.sources:
             if source.alias == qualifier:
-                return source.relation.columns.get(name, 0)
+                return source.relation.kinds(name)
         return -1
     found = [source.relation.columns[name] for source in query.sources if name in source.relation.columns]
+    if not found and any(name in source.relation.rowids for source in query.sources):
+        # SQLite knows it without a table's name where there is only one.
+        return NUMBER if len(query.sources) == 1 else 0
     if len(found) > 1 and name not in query.merged:
         return 0
     return found[0] if found else -1
@@ -257,6 +299,24 @@ def look_up(query: Query, qualifier: str | None, name: str) -> int:
 def is_open(query: Query) -> bool:
     """Whether the sources are not known yet."""
     return query.clause in ("begin", "with", "items")
+
+
+def is_ambiguous(query: Query) -> bool:
+    """Whether a column that was named without its table has turned out to be of several sources."""
+    for reference in query.pending:
+        if reference.qualifier is None:
+            kinds = look_up(query, None, reference.name)
+            if kinds == 0 or (kinds > 0 and any(reference.name in one.relation.columns for one in query.outside)):
+                return True
+    return False
+
+
+def wants_one_table(query: Query) -> bool:
+    """Whether the rowid was named without its table, so that no other one may be joined."""
+    sources = (*query.outside, *query.sources)
+    return any(
+        ref.qualifier is None and any(ref.name in source.relation.rowids for source in sources) for ref in query.pending
+    )
 
 
 def orders_result(query: Query) -> bool:
@@ -336,11 +396,11 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
             yield from query.aliases.items()
         for source in query.sources:
             if qualifier is None:
-                for name, kinds in source.relation.columns.items():
+                for name, kinds in source.relation.named():
                     if look_up(query, None, name):
                         yield name, kinds
             elif source.alias == qualifier:
-                yield from source.relation.columns.items()
+                yield from source.relation.named()
                 return
         if outer is not None:
             for name, kinds in candidates(outer, names, qualifier):
@@ -352,7 +412,7 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
         for relation in ctes_in_scope(query_frame):
             yield from relation.columns.items()
     elif qualifier in names.tables:
-        yield from names.tables[qualifier].columns.items()
+        yield from names.tables[qualifier].named()
         return
     else:
         # An alias that FROM will give: to a relation that has everything else named by it.
@@ -360,8 +420,8 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
         ctes = list(ctes_in_scope(query_frame))
         own = [relation for relation in ctes if relation.name == qualifier]
         for relation in own or (*ctes, *names.tables.values()):
-            if others <= relation.columns.keys() or any(len(name) <= names.forward_column for name in others):
-                yield from relation.columns.items()
+            if all(map(relation.kinds, others)) or any(len(name) <= names.forward_column for name in others):
+                yield from relation.named()
     if outer is not None:
         yield from candidates(outer, names, qualifier)
 

@@ -110,7 +110,8 @@ def read_schema(url: str) -> Schema:
             inspector = sqlalchemy.inspect(connection)
             views = inspector.get_view_names()
             names = [name for name in inspector.get_table_names() if name not in views]
-            return Schema(tuple(_table(inspector, name, name in views) for name in [*names, *views]))
+            tables = tuple(_table(inspector, name, name in views) for name in [*names, *views])
+            return Schema(tables, inspector.default_schema_name or "")
         except sqlalchemy.exc.SQLAlchemyError as error:
             raise GrammarError(f"{hidden(url)}: its tables cannot be read: {str(error).splitlines()[0]}") from error
 
@@ -183,12 +184,11 @@ def _duckdb_schema(connection: Connection) -> Schema:
         elif kind == "FOREIGN KEY":
             foreign.setdefault(table, []).append(ForeignKey(tuple(names), to_table, tuple(to_names)))
     order = sorted(columns, key=lambda table: table in views)
-    return Schema(
-        tuple(
-            Table(table, tuple(columns[table]), primary.get(table, ()), tuple(foreign.get(table, ())), table in views)
-            for table in order
-        )
+    tables = tuple(
+        Table(table, tuple(columns[table]), primary.get(table, ()), tuple(foreign.get(table, ())), table in views)
+        for table in order
     )
+    return Schema(tables, str(connection.exec_driver_sql("SELECT current_schema()").scalar()))
 
 
 def first_values(url: str, table: Table) -> list[tuple[Any, ...]]:

@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,17 +98,20 @@ def read_schema(connection: sqlite3.Connection) -> Schema:
     import sqlite3
 
     tables = []
-    # A virtual table keeps its data in tables that are its own affair; SQLite tells which since 3.37.
+    # A virtual table keeps its data in tables that are its own affair; SQLite tells which since 3.37, and which have a rowid.
+    tells = sqlite3.sqlite_version_info >= (3, 37)
     shadows = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'"
-    no_shadows = f"AND name NOT IN ({shadows})" if sqlite3.sqlite_version_info >= (3, 37) else ""
+    no_shadows = f"AND name NOT IN ({shadows})" if tells else ""
+    rowids = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type <> 'view' AND NOT wr" if tells else ""
     with _deadline(connection, INTROSPECTION_S):
         listed = connection.execute(
             "SELECT name, type FROM sqlite_master WHERE type IN ('table', 'view') "
             f"AND name NOT LIKE 'sqlite!_%' ESCAPE '!' {no_shadows} ORDER BY rowid"
         ).fetchall()
+        with_rowid = {name for (name,) in connection.execute(rowids)} if rowids else set()
         for name, kind in listed:
-            tables.append(_table(connection, name, kind == "view"))
-    return Schema(_with_kinds_of_keys(tables))
+            tables.append(replace(_table(connection, name, kind == "view"), has_rowid=name in with_rowid))
+    return Schema(_with_kinds_of_keys(tables), "main")
 
 
 def _table(connection: sqlite3.Connection, name: str, is_view: bool) -> Table:
@@ -182,12 +186,9 @@ def _with_kinds_of_keys(tables: list[Table]) -> tuple[Table, ...]:
                 if all(end in kinds for end in ends):
                     kinds[ends[0]] = kinds[ends[1]] = kinds[ends[0]] | kinds[ends[1]]
     return tuple(
-        Table(
-            table.name,
-            tuple(Column(c.name, c.type, kinds[table.name.lower(), c.name.lower()]) for c in table.columns),
-            table.primary_key,
-            table.foreign_keys,
-            table.is_view,
+        replace(
+            table,
+            columns=tuple(replace(c, kinds=kinds[table.name.lower(), c.name.lower()]) for c in table.columns),
         )
         for table in tables
     )

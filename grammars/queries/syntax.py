@@ -19,6 +19,8 @@ from grammars.queries.schema import Schema
 
 CONSTANTS = ("null", "true", "false", "current_date", "current_time", "current_timestamp")
 FIELDS = ("year", "month", "day", "hour", "minute", "second", "quarter", "week", "dow", "doy", "epoch")
+# What SQLite calls the key of a table's rows, where no column is called so.
+ROWIDS = ("rowid", "oid", "_rowid_")
 PLAIN_NAME = re.compile(r"[^\W\d]\w*")
 
 
@@ -40,12 +42,15 @@ def lark_of_schema(
     """
     tables = [table.name for table in schema.tables]
     columns = [column.name for table in schema.tables for column in table.columns]
+    if any(table.has_rowid for table in schema.tables):
+        columns += ROWIDS
+    valued = dialect.values_column is not None
     parts = [
-        _terminals(tables, columns, dialect, name_length, bare_length, string_length),
-        _TOP.format(order=_order("o", dialect), order_w=_order("w", dialect)),
-        _core("s", "s", dialect),
-        _core("o", "o" if forward_columns else "s", dialect),
-        _core("w", "w", dialect),
+        _terminals(tables, columns, schema.namespace, dialect, name_length, bare_length, string_length),
+        _TOP.format(order=_order("o", dialect), order_w=_order("w", dialect), valued_w=" | valued_w" if valued else ""),
+        _core("s", "s", dialect, schema.namespace),
+        _core("o", "o" if forward_columns else "s", dialect, schema.namespace),
+        _core("w", "w", dialect, schema.namespace),
     ]
     return "\n".join(parts)
 
@@ -56,7 +61,7 @@ w: W?
 query: body{order}
 body: (core_s | core_o) (W setop W (core_s | core_o))*
 with: K_WITH W (K_RECURSIVE W)? cte (w "," w cte)* W query_w
-cte: name (w "(" w name (w "," w name)* w ")")? W K_AS W "(" w query_w w ")"
+cte: name (w "(" w name (w "," w name)* w ")")? W K_AS W "(" w (query_w{valued_w}) w ")"
 query_w: core_w (W setop W core_w)*{order_w}
 name: ALIAS | QUOTED
 """
@@ -67,7 +72,7 @@ def _order(x: str, dialect: Dialect) -> str:
     return f' (W K_ORDER W K_BY W order_{x} (w "," w order_{x})*)? (W K_LIMIT W INTEGER {more})?'
 
 
-def _core(x: str, items: str, dialect: Dialect) -> str:
+def _core(x: str, items: str, dialect: Dialect, namespace: str) -> str:
     """The rules of one of the three grammars. `items` is the one of its select list, `y` the one where aliases may stand."""
     y = "o" if x == "s" else x
     # Under a sub-query in FROM, as under WITH, what is nested may name columns that are not the database's.
@@ -77,14 +82,18 @@ def _core(x: str, items: str, dialect: Dialect) -> str:
     condition += "" if dialect.condition_required else "?"
     inner = "W (K_INNER W)? K_JOIN W"
     sides = f"W (K_LEFT | K_RIGHT{' | K_FULL' if dialect.full_join else ''}) W (K_OUTER W)? K_JOIN W"
-    derived = rf'"(" w {query} w ")"' + (" named" if dialect.derived_alias_required else " named?")
+    valued = f" | valued_{x}" if dialect.values_column is not None else ""
+    derived = rf'"(" w ({query}{valued}) w ")"' + (" named" if dialect.derived_alias_required else " named?")
 
     def joins(source: str) -> str:
         plain = rf"W (K_CROSS | K_NATURAL) W K_JOIN W {source} | W K_NATURAL ({sides}) {source}"
         return rf'w "," w {source} | ({inner} | {sides}) {source} {condition} | {plain}'
 
     if x == "s":
-        sources = rf"from_s: table_s join_s*{chr(10)}join_s: {joins('table_s')}"
+        sources = rf"""from_s: table_s join_s*
+join_s: {joins("table_s")}
+bracket_s: "(" w table_s join_s+ w ")"
+"""
     elif x == "o":
         # At least one sub-query, or everything would be read twice over.
         sources = rf"""from_o: derived_o join_o* | table_o joined_o* other_o join_o*
@@ -95,8 +104,12 @@ derived_o: {derived}"""
     else:
         sources = rf"""from_w: (table_w | derived_w) join_w*
 join_w: {joins("(table_w | derived_w)")}
+bracket_w: "(" w (table_w | derived_w) join_w+ w ")"
 derived_w: {derived}"""
-    table = "(ALIAS | QUOTED | TABLE)" if x == "w" else "TABLE"
+    qualified = ' | NAMESPACE "." TABLE' if namespace else ""
+    table = f"(ALIAS | QUOTED | TABLE{qualified})" if x == "w" else f"(TABLE{qualified})"
+    # Joins in brackets are joins of tables unless under WITH, where all is.
+    bracket = "bracket_w" if x == "w" else "bracket_s"
     globs = " | ".join(f"K_{like.upper()}" for like in dialect.likes if like == "glob")
     likes = " | ".join(f"K_{like.upper()}" for like in dialect.likes if like != "glob")
     likes = f"(W K_NOT)? W ({likes}) W arith_{x} (W K_ESCAPE W ESCAPED)?"
@@ -111,22 +124,37 @@ derived_w: {derived}"""
     )
     from_clause = (
         rf"W K_FROM W from_{x} (W K_WHERE W expr_{x})? (W K_GROUP W K_BY W exprs_{y} (W K_HAVING W expr_{y})?)?"
+        rf' (W K_WINDOW W defined_{y} (w "," w defined_{y})*)?'
     )
     if x != "o":
         from_clause = f"({from_clause})?"
+    # Only within brackets: what stands alone is a SELECT.
+    valued_rule = (
+        rf"""valued_{x}: values_{x} (W setop W {"core_w" if query == "query_w" else "(core_s | core_o)"})*
+values_{x}: K_VALUES w cells_{x} (w "," w cells_{x})*
+cells_{x}: "(" w exprs_{x} w ")"
+"""
+        if valued
+        else ""
+    )
+    row_query = rf' | w COMPARISON w "(" w {query} w ")"' if dialect.row_subquery else ""
     return rf"""
 core_{x}: K_SELECT W ((K_DISTINCT | K_ALL) W)? item_{items} (w "," w item_{items})* {from_clause}
 item_{x}: STAR | qualifier "." STAR | expr_{x} named?
 {sources}
-table_{x}: {table} named?
+table_{x}: {table} named? | {bracket}
 order_{x}: expr_{x} (W (K_ASC | K_DESC))? (W K_NULLS W (K_FIRST | K_LAST))?
 exprs_{x}: expr_{x} (w "," w expr_{x})*
 expr_{x}: unit_{x} (W (K_AND | K_OR) W unit_{x})*
-unit_{x}: (K_NOT W)* arith_{x} tail_{x}?
+unit_{x}: (K_NOT W)* (arith_{x} tail_{x}? | row_{x} compared_{x})
+row_{x}: "(" w expr_{x} (w "," w expr_{x})+ w ")"
+compared_{x}: w COMPARISON w row_{x}{row_query}
+    | (W K_NOT)? W K_IN w "(" w ({query}{valued} | row_{x} (w "," w row_{x})*) w ")"
+{valued_rule}
 tail_{x}: w COMPARISON w arith_{x}
     | W K_IS W (K_NOT W)? {what_is}{distinct_from}
     | {likes}
-    | (W K_NOT)? W K_IN w "(" w ({query} | exprs_{x}) w ")"
+    | (W K_NOT)? W K_IN w "(" w ({query}{valued} | exprs_{x}) w ")"
     | (W K_NOT)? W K_BETWEEN W arith_{x} W K_AND W arith_{x}
 arith_{x}: cast_{x} (w ARITHMETIC w cast_{x} | w STAR w cast_{x})*
 cast_{x}: (SIGN w)? operand_{x}{casts}
@@ -142,7 +170,8 @@ operand_{x}: NUMBER | STRING{quoted_string} | CONSTANT | column_{x}
 column_{x}: cname_{x} | qualifier "." cname_{x}
 cname_{x}: {column}
 rest_{x}: (W K_FILTER w "(" w K_WHERE W expr_{x} w ")")? over_{x}?
-over_{x}: W K_OVER w "(" w (window_{x} w)? ")"
+over_{x}: W K_OVER (w "(" w (window_{x} w)? ")" | W name)
+defined_{x}: name W K_AS w "(" w (window_{x} w)? ")"
 window_{x}: partition_{x} (W sorted_{x})? | sorted_{x}
 partition_{x}: K_PARTITION W K_BY W exprs_{x}
 sorted_{x}: K_ORDER W K_BY W order_{x} (w "," w order_{x})* (W frame)?
@@ -150,7 +179,13 @@ sorted_{x}: K_ORDER W K_BY W order_{x} (w "," w order_{x})* (W frame)?
 
 
 def _terminals(
-    tables: list[str], columns: list[str], dialect: Dialect, name_length: int, bare_length: int, string_length: int
+    tables: list[str],
+    columns: list[str],
+    namespace: str,
+    dialect: Dialect,
+    name_length: int,
+    bare_length: int,
+    string_length: int,
 ) -> str:
     roles: dict[str, list[str]] = {"scalar": [], "aggregate": [], "window": [], "either": []}
     for name, function in dialect.functions.items():
@@ -161,13 +196,15 @@ def _terminals(
         rf'"([^"\x00-\x1f]){{1,{name_length}}}"' if quote == '"' else rf"`([^`\x00-\x1f]){{1,{name_length}}}`"
         for quote in dialect.quotes
     ]
+    if dialect.brackets:
+        quoted.append(rf"\[([^\]\x00-\x1f]){{1,{name_length}}}\]")
     inside = r"\x00-\x1f" + (r"\\" if dialect.escapes_in_strings else "")
     wide = "K_ROWS | K_GROUPS" if dialect.frame_groups else "K_ROWS"
     lines = [
         *(f"K_{word.upper()}: /{_either([word])}/" for word in sorted(KEYWORDS | {"count"})),
         r"W: /[ \t\r\n]{1,12}/",
         'STAR: "*"',
-        'SIGN: "-" | "+"',
+        'SIGN: "-" | "+" | "~"',
         r"NUMBER: /[0-9]{1,15}(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?/",
         r"INTEGER: /[0-9]{1,9}/",
         rf"STRING: /'([^'{inside}]|''){{0,{string_length}}}'/",
@@ -175,7 +212,7 @@ def _terminals(
         rf"ESCAPED: /'[^'{inside}]'/",
         "COLLATION: /" + _either(("nocase", "binary", "rtrim")) + "/",
         'COMPARISON: "=" | "!=" | "<>" | "<" | "<=" | ">" | ">="' + (' | "=="' if dialect.name in ("sqlite", "duckdb") else ""),
-        'ARITHMETIC: "+" | "-" | "/" | "%"' + ("" if dialect.name == "mysql" else ' | "||"'),
+        'ARITHMETIC: "+" | "-" | "/" | "%" | "&" | "|" | "<<" | ">>"' + ("" if dialect.name == "mysql" else ' | "||"'),
         f"CONSTANT: /{_either(CONSTANTS)}/",
         f"FUNCTION: /{_either(scalars)}/",
         f"AGGREGATE: /{_either(aggregates)}/",
@@ -190,6 +227,7 @@ def _terminals(
         f"QUOTED: /{'|'.join(quoted)}/",
         f"TABLE: {_names(tables, dialect)}",
         f"COLUMN: {_names(columns, dialect)}",
+        *([f"NAMESPACE: {_names([namespace], dialect)}"] if namespace else []),
         "qualifier: ALIAS | QUOTED | TABLE",
         "named: W K_AS W name | W (BARE | QUOTED)",
         "setop: " + " | ".join(
@@ -214,6 +252,9 @@ def _names(names: Iterable[str], dialect: Dialect) -> str:
     spelled = _exactly if dialect.folds_case else _in_any_case
     for quote in dialect.quotes:
         ways.append(f"/{quote}({'|'.join(spelled(name.replace(quote, quote * 2)) for name in distinct)}){quote}/")
+    bracketed = [name for name in distinct if "]" not in name]
+    if dialect.brackets and bracketed:
+        ways.append(rf"/\[({'|'.join(map(_in_any_case, bracketed))})\]/")
     return " | ".join(ways)
 
 

@@ -29,6 +29,13 @@ BOTH_ACCEPT = (
     "SELECT title FROM song WHERE sales IS NOT DISTINCT FROM 3 INTERSECT ALL SELECT name FROM singer",
     "SELECT date_trunc('month', born) AS m, count(*) FROM singer GROUP BY m HAVING count(*) > 1",
     "SELECT title FROM song WHERE title LIKE '100%' OR title = '%s %(x)s :y'",
+    "SELECT name, rank() OVER w FROM singer WINDOW w AS (PARTITION BY name ORDER BY age)",
+    "WITH v(a, b) AS (VALUES (1, 'x'), (2, 'y')) SELECT name, b FROM singer JOIN v ON age = a",
+    "SELECT * FROM (VALUES (1, 2), (3, 4)) AS v",
+    "SELECT name FROM singer WHERE (age, name) = (1, 'x') OR (id, age) IN ((1, 2), (3, 4)) OR (id, age) IN (VALUES (1, 2))",
+    "SELECT name FROM singer WHERE (id, age) IN (SELECT id, age FROM singer)",
+    "SELECT id & 3, id | -4, id << 1, id >> 2, ~id, id % -2 FROM singer WHERE id & 1 = 1",
+    "SELECT s.name FROM old JOIN (singer s JOIN song g ON g.singer_id = s.id) ON old.id = s.id",
 )
 BOTH_REFUSE = (
     "SELECT name, count(*) FROM singer",
@@ -43,6 +50,12 @@ BOTH_REFUSE = (
     "SELECT pg_sleep(10)",
     "SELECT read_text('/etc/passwd')",
     "DELETE FROM song",
+    "SELECT [name] FROM singer",
+    "SELECT rowid FROM temp.singer",
+    "SELECT id |-4 FROM singer",
+    "SELECT id &~ 1 FROM singer",
+    "SELECT name FROM singer WHERE id =~ 2",
+    "SELECT * FROM (VALUES (1, 2), (3)) AS v",
 )
 
 
@@ -144,6 +157,27 @@ def test_the_dialect_of_a_database_is_its_own(duckdb: str):
         Sql(duckdb, "mysql")
 
 
+def test_what_only_one_of_them_can_say(postgresql: str, duckdb: str):
+    elephant, duck = (Sql(url).compile(SMALL) for url in (postgresql, duckdb))
+    for query, of_elephant in (
+        ("SELECT name FROM public.singer", True),
+        ("SELECT name FROM main.singer", False),
+        ("SELECT name FROM singer WINDOW w AS (ORDER BY age) ORDER BY rank() OVER w", True),
+        ("SELECT name FROM singer WHERE (id, age) = (SELECT id, age FROM singer)", True),
+        ("SELECT * FROM (VALUES (1, 2)) AS v WHERE column1 = 1", True),
+        ("SELECT * FROM (VALUES (1, 2)) AS v WHERE col0 = 1", False),
+    ):
+        assert is_member(elephant, query) == of_elephant, query
+        if "(SELECT" not in query and "WINDOW" not in query:
+            assert is_member(duck, query) != of_elephant, query
+    for query in (
+        "SELECT name FROM singer WINDOW w AS (ORDER BY age) ORDER BY rank() OVER w",
+        "SELECT name FROM singer WHERE (id, age) = (SELECT id, age FROM singer)",
+        "SELECT rowid FROM singer",
+    ):
+        assert not is_member(duck, query), query
+
+
 def test_mysql_is_judged_by_its_grammar_and_by_sqlglot():
     """No MySQL server is at hand: tables are declared, and EXPLAIN is not asked."""
     constraint = Sql(tables={"t": {"a": "INTEGER", "b": "VARCHAR(9)", "key": "TEXT"}}, dialect="mysql").compile(SMALL)
@@ -151,7 +185,19 @@ def test_mysql_is_judged_by_its_grammar_and_by_sqlglot():
         "SELECT a, `key` FROM t WHERE b = \"x\" OR b = 'y' LIMIT 3",
         "SELECT year(curdate()), if(a > 3, 'x', 'y'), group_concat(b) FROM t GROUP BY a",
         "SELECT t.a FROM t LEFT JOIN t AS u ON t.a = u.a",
+        "SELECT rank() OVER w FROM t WINDOW w AS (ORDER BY a)",
+        "SELECT a & 1, a |-1, ~a FROM t WHERE (a, b) = (1, 'x') OR (a, b) IN ((1, 'x'), (2, 'y'))",
+        "SELECT t.a FROM (t JOIN t AS u ON t.a = u.a)",
     ):
         assert is_member(constraint, query), query
-    for query in ('SELECT "a" || b FROM t', "SELECT key FROM t", "SELECT a::char FROM t", "SELECT c FROM t"):
+    for query in (
+        'SELECT "a" || b FROM t',
+        "SELECT key FROM t",
+        "SELECT a::char FROM t",
+        "SELECT c FROM t",
+        "SELECT [a] FROM t",
+        "SELECT rowid FROM t",
+        "SELECT a FROM main.t",
+        "SELECT a FROM t WHERE a IN (VALUES (1))",
+    ):
         assert not is_member(constraint, query), query
