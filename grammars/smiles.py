@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from grammars.compose import AllConstraint
 from grammars.constraint import Constraint, Language
-from grammars.errors import GrammarError
+from grammars.errors import GrammarError, Unsatisfiable
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
@@ -107,7 +107,7 @@ class Smiles(Language):
 
     def compile(self, vocabulary: Vocabulary) -> Constraint:
         from grammars.llguidance_engine import compile_guided
-        from grammars.molecules.chemistry import has_all_and_none, substructures
+        from grammars.molecules.chemistry import elements_needed, has_all_and_none, substructures, symbol_of
         from grammars.molecules.state import MoleculeConstraint
         from grammars.regex import to_rust
 
@@ -118,7 +118,19 @@ class Smiles(Language):
         def is_molecule(text: str) -> bool:
             return has_all_and_none(text, required, forbidden)
 
-        tested = MoleculeConstraint(self.min_atoms, self.max_atoms, is_molecule, vocabulary)
+        needed = elements_needed(required)
+        absent = sorted(symbol for symbol in map(symbol_of, needed) if self.elements and symbol not in self.elements)
+        if absent:
+            raise Unsatisfiable(
+                f"smiles: required asks for {absent[0]}, which is not among elements={list(self.elements or ())}"
+            )
+        if needed.total() > self.max_atoms:
+            raise Unsatisfiable(
+                f"smiles: required has patterns of {needed.total()} atoms or more, and max_atoms is {self.max_atoms}"
+            )
+        tested = MoleculeConstraint(
+            self.min_atoms, self.max_atoms, is_molecule, vocabulary, needed=needed, connected=self.connected
+        )
         return AllConstraint((mask, tested), vocabulary)
 
 

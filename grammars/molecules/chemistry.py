@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from rdkit import Chem, rdBase
@@ -29,6 +31,33 @@ def substructures(patterns: Sequence[str], option: str) -> tuple[Chem.Mol, ...]:
             raise GrammarError(f"smiles: {option}[{k}] = {pattern!r} is no SMARTS pattern that RDKit can read")
         compiled.append(found)
     return tuple(compiled)
+
+
+def elements_needed(patterns: Iterable[Chem.Mol]) -> Counter[int]:
+    """Atoms by atomic number, hydrogens apart, that a molecule with each of these patterns has at the least.
+
+    Counted are the atoms of a pattern that say which element they are; different patterns may share atoms. None are
+    where a pattern asks for isotopes, which are too many to try.
+    """
+    asked = [[atom.DescribeQuery() for atom in pattern.GetAtoms()] for pattern in patterns]
+    if any("Isotope" in query for queries in asked for query in queries):
+        return Counter()
+    needed: Counter[int] = Counter()
+    for queries in asked:
+        needed |= Counter(element for query in queries if (element := _element(query)) > 1)
+    return needed
+
+
+def _element(query: str) -> int:
+    """The atomic number that a query on an atom asks for, as RDKit describes it; 0 where it leaves a choice."""
+    found = re.search(r"^ *(?:AtomType|AtomAtomicNum) (\d+) = val", query, re.MULTILINE)
+    # An aromatic type is 1000 above the element.
+    return int(found[1]) % 1000 if found and "Or" not in query and "Xor" not in query else 0
+
+
+def symbol_of(element: int) -> str:
+    """The symbol of an atomic number."""
+    return str(Chem.GetPeriodicTable().GetElementSymbol(element))
 
 
 def has_all_and_none(smiles: str, required: Sequence[Chem.Mol], forbidden: Sequence[Chem.Mol]) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -452,6 +453,7 @@ def bracket_pattern(symbols: Iterable[str]) -> str:
 
 
 _ANY_BRACKET = regex.compile(bracket_pattern((*ELEMENTS, *BRACKET_AROMATIC)))
+_ANY_ATOM = regex.compile(f"{_ANY_BRACKET.pattern}|{'|'.join(sorted((*ORGANIC, *AROMATIC), key=len, reverse=True))}")
 
 
 @lru_cache(maxsize=1 << 12)
@@ -474,6 +476,12 @@ def begins_bracket(written: str) -> bool:
     return _ANY_BRACKET.fullmatch(written, partial=True) is not None
 
 
+def elements_of(text: str) -> Counter[int]:
+    """How many atoms of each atomic number a text of whole symbols writes, hydrogens apart."""
+    symbols = (found[1] or found[0] for found in _ANY_ATOM.finditer(text))
+    return Counter(ATOMIC_NUMBERS[symbol.capitalize()] for symbol in symbols)
+
+
 def bracket_endings(written: str) -> tuple[str, ...]:
     """Bracket atoms that a text such as `[13C@` can become, without the isotope: of each kind the shortest."""
     return _endings("[" + written.lstrip("[0123456789"))
@@ -488,6 +496,14 @@ def _endings(begun: str) -> tuple[str, ...]:
                 if whole.startswith(begun):
                     endings.setdefault(atom, whole)
     return tuple(sorted(endings.values(), key=len))
+
+
+@cache
+def atoms_of(element: int) -> tuple[str, ...]:
+    """Every way to write an atom of an element, without isotopes, the bare symbols first."""
+    symbols = [symbol for symbol in (*ELEMENTS, *BRACKET_AROMATIC) if ATOMIC_NUMBERS[symbol.capitalize()] == element]
+    bare = [symbol for symbol in symbols if symbol in ORGANIC or symbol in AROMATIC]
+    return (*bare, *(text for symbol in symbols for text, _ in _brackets(symbol)))
 
 
 @cache

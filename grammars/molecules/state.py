@@ -14,9 +14,11 @@ from grammars.molecules.prefix import (
     START,
     Invalid,
     Prefix,
+    atoms_of,
     begins_bracket,
     bracket_endings,
     check,
+    elements_of,
     finish,
     free_valence,
     needs_ring,
@@ -178,17 +180,74 @@ def _takes_bond(state: Prefix, at: int) -> bool:
 
 
 class MoleculeConstraint:
-    """Tests candidates for a molecule; is_molecule is asked about finished texts."""
+    """Tests candidates for a molecule; is_molecule is asked about finished texts.
+
+    needed     atoms by atomic number that is_molecule takes no molecule without
+    connected  whether no dot may come
+    """
 
     can_mask = False
 
     def __init__(
-        self, min_atoms: int, max_atoms: int, is_molecule: Callable[[str], bool], vocabulary: Vocabulary
+        self,
+        min_atoms: int,
+        max_atoms: int,
+        is_molecule: Callable[[str], bool],
+        vocabulary: Vocabulary,
+        *,
+        needed: Counter[int],
+        connected: bool,
     ) -> None:
         self.min_atoms = min_atoms
         self.max_atoms = max_atoms
         self.is_molecule = is_molecule
         self.vocabulary = vocabulary
+        self.needed = needed
+        self.connected = connected
+
+    def left(self, state: Prefix, text: str) -> int:
+        """How many atoms may follow beside those that are needed, negative where these are too many already; 2 stands for more.
+
+        text  of the state, of whole symbols
+        """
+        left, most = self.max_atoms - state.heavy, self.needed.total()
+        return 2 if left >= most + 2 else min(left - (self.needed - elements_of(text)).total(), 2)
+
+    def after(self, state: Prefix, symbol: str) -> Prefix | None:
+        """The state after a whole symbol; None where no molecule goes on like this."""
+        try:
+            return _fitting_alone(state, symbol, self.max_atoms)
+        except Invalid:
+            return None
+
+    def may_become_one(self, state: Prefix, text: str, budget: list[int]) -> bool:
+        """Whether a molecule goes on like this, as far as a search of so many symbols tells; True where atoms are left over."""
+        left = self.left(state, text)
+        if left != 0:
+            return left > 0
+        if state.heavy >= self.min_atoms and _may_end(state) and self.is_molecule(text):
+            return True
+        for symbol in self._last_symbols(state, text):
+            budget[0] -= 1
+            if budget[0] <= 0:
+                return True
+            after = self.after(state, symbol)
+            if after is not None and self.may_become_one(after, text + symbol, budget):
+                return True
+        return False
+
+    def _last_symbols(self, state: Prefix, text: str) -> Iterable[str]:
+        """What may follow where every atom to come is one that is needed."""
+        yield from state.rings
+        if state.heavy < self.max_atoms:
+            for element in self.needed - elements_of(text):
+                yield from atoms_of(element)
+        if not state.bond:
+            yield from (")", "=", "-", "#", "$")
+            if state.heavy < self.max_atoms:
+                yield from ("(",) if self.connected else ("(", ".")
+        if state.heavy < self.max_atoms:
+            yield from itertools.islice((number for number in RING_NUMBERS if number not in state.rings), 1)
 
     def start(self) -> MoleculeState:
         return MoleculeState(self, "", Reading(START, "", START))
@@ -245,21 +304,33 @@ class MoleculeState:
                 reading = further(reading, char, self._constraint.max_atoms)
         except Invalid:
             return None
-        return reading if self._may_be_last(reading, self._text + written.decode()) else None
+        return reading if self._may_become_one(reading, self._text + written.decode()) else None
 
-    def _may_be_last(self, reading: Reading, text: str) -> bool:
-        """Where nothing may follow, whether the molecule is one; else True."""
-        state = reading.after
-        if (
-            state is None
-            or state.heavy < self._constraint.max_atoms
-            or state.rings
-            or state.bond
-            or len(state.stack) > 1
-        ):
-            return True
-        endings = [text, *(text + end for end in {"C": "l", "B": "r"}.get(reading.symbol, ""))]
-        return any(map(self._constraint.is_molecule, endings))
+    def _may_become_one(self, reading: Reading, text: str) -> bool:
+        """Whether a molecule that is_molecule takes goes on like this, as far as the atoms tell that are left.
+
+        Asked where none may follow, or only elements that it needs; else, and where a search finds no end in time, True.
+        """
+        constraint, before, symbol = self._constraint, reading.before, reading.symbol
+        begun, wholes = text.removesuffix(symbol), [symbol]
+        if reading.after is None:
+            left = constraint.left(before, begun)
+            if symbol[0] == "%":
+                new = (number for number in RING_NUMBERS if number not in before.rings and number.startswith(symbol))
+                wholes = [*(number for number in before.rings if number.startswith(symbol)), *itertools.islice(new, 1)]
+            elif left > 1 or (left == 1 and not symbol.strip("[0123456789")):
+                return True
+            elif symbol.strip("[0123456789"):
+                isotope = symbol[: len(symbol) - len(symbol.lstrip("[0123456789"))]
+                wholes = [isotope + ending[1:] for ending in bracket_endings(symbol)]
+            else:
+                missing = constraint.needed - elements_of(begun)
+                wholes = [symbol + atom[1:] for element in missing for atom in atoms_of(element) if atom[0] == "["]
+        elif end := {"C": "l", "B": "r"}.get(symbol, ""):
+            wholes.append(symbol + end)
+        budget = [SEARCHED]
+        afters = ((constraint.after(before, whole), begun + whole) for whole in wholes)
+        return any(after is not None and constraint.may_become_one(after, at, budget) for after, at in afters)
 
     def advance(self, token: int) -> MoleculeState:
         vocabulary = self._constraint.vocabulary
