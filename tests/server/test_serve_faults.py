@@ -321,8 +321,8 @@ def test_the_queue_is_bounded_and_sigterm_drains(start: Callable[..., Serving]) 
     """Full: 429 with Retry-After. SIGTERM: what is under way is finished, what is new is refused, a second one changes nothing."""
     serving = start("--max-requests=3", "--shutdown-timeout=120")
     processes = family(serving)
-    long = {**ENDLESS, "max_tokens": 120, "reweigh": {**ENDLESS["reweigh"], "particles": 4}}  # type: ignore[dict-item]
-    plain = {"model": MODEL, "prompt": "x", "max_tokens": 120, "ignore_eos": True}
+    long = {**ENDLESS, "max_tokens": 60, "reweigh": {**ENDLESS["reweigh"], "particles": 4}}  # type: ignore[dict-item]
+    plain = {"model": MODEL, "prompt": "x", "max_tokens": 60, "ignore_eos": True}
     with ThreadPoolExecutor(4) as threads:
 
         def held(sent: dict[str, Any]) -> httpx.Response:
@@ -339,12 +339,13 @@ def test_the_queue_is_bounded_and_sigterm_drains(start: Callable[..., Serving]) 
         assert serving.get("/v1/models").status_code == 200
         for signal_sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
             serving.process.send_signal(signal_sent)
-            time.sleep(0.3)
+            until(lambda: serving.post("/v1/completions", json=ORDINARY).status_code == 503, 60)
         draining = serving.post("/v1/completions", json=ORDINARY)
         assert error_of(draining, 503)["code"] == "draining" and int(draining.headers["retry-after"]) >= 1
+        assert not all(future.done() for future in sent), "nothing was under way any more that could be finished"
         whole, stream, bare = (future.result(timeout=300) for future in sent)
     for response in (whole, bare):
-        assert response.status_code == 200 and response.json()["usage"]["completion_tokens"] == 120, response.text[:300]
+        assert response.status_code == 200 and response.json()["usage"]["completion_tokens"] == 60, response.text[:300]
     assert stream.text.rstrip().endswith("data: [DONE]") and '"log_z"' in stream.text
     assert serving.process.wait(60) == 0
     _, alive = psutil.wait_procs(processes, 60)
