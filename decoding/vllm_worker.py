@@ -17,6 +17,7 @@ import torch
 from decoding.parent_watch import end_with_parent
 from decoding.preparation import Preparation
 from decoding.row_sampler import RowSampler
+from decoding.vllm_lora import mend_cpu_lora
 from grammars.errors import EngineError
 
 RIDERS = "reweigh_riders"
@@ -38,6 +39,8 @@ class WorkerExtension:
         if getattr(runner, "_reweigh_installed", False):
             return True
         end_with_parent()
+        if runner.device.type == "cpu" and runner.lora_config is not None:
+            mend_cpu_lora()
         execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
         preparation = Preparation(sampler.vocabulary)
         blocks = host_blocks(runner.kv_caches, runner.kv_cache_config.num_blocks)
