@@ -97,6 +97,37 @@ def every(draw: Callable[[int], Result], prompts: int) -> list[Result]:
         return list(pool.map(draw, range(prompts)))
 
 
+class Drawing:
+    """One prompt's candidates so far. Decides what to draw next, and leaves the drawing to who asks."""
+
+    def __init__(self, waves: Waves, seed: int) -> None:
+        self._waves, self._seed = waves, seed
+        self._parts: list[Result] = []
+
+    @property
+    def together(self) -> Result | None:
+        """What has been drawn, as one result; None before the first wave."""
+        return merged(self._parts, self._seed) if self._parts else None
+
+    def add(self, part: Result) -> None:
+        """Take in what a wave has drawn; an error of its draws stands in it."""
+        self._parts.append(part)
+
+    def next(self) -> tuple[int, int] | Result:
+        """Particles and seed of the next wave; or, where it is enough, what has been drawn."""
+        together = self.together
+        drawn, tokens = (0, 0) if together is None else (len(together.texts), together.usage.sampled_tokens)
+        count, reason = self._waves.next_wave(drawn, tokens)
+        if together is not None:
+            if isinstance(together.error, RewardError) or not isinstance(together.error, DeadEnd | None):
+                return replace(together, stopped="error")
+            if _enough(self._waves, together):
+                return replace(together, stopped="until")
+            if count == 0:
+                return replace(together, stopped=reason)
+        return count, derive_seed(self._seed, len(self._parts))
+
+
 def in_waves(
     waves: Waves, seed: int, draw: Callable[[int, int, float | None], Result], timeout_s: float | None
 ) -> Result:
@@ -106,24 +137,15 @@ def in_waves(
     Raises TimeoutError, with what had been drawn in its `result`.
     """
     deadline = None if timeout_s is None else time.monotonic() + timeout_s
-    parts: list[Result] = []
-    while True:
-        together = merged(parts, seed) if parts else None
-        drawn, tokens = (0, 0) if together is None else (len(together.texts), together.usage.sampled_tokens)
-        count, reason = waves.next_wave(drawn, tokens)
-        if together is not None:
-            if isinstance(together.error, RewardError) or not isinstance(together.error, DeadEnd | None):
-                return replace(together, stopped="error")
-            if _enough(waves, together):
-                return replace(together, stopped="until")
-            if count == 0:
-                return replace(together, stopped=reason)
+    drawing = Drawing(waves, seed)
+    while not isinstance(wanted := drawing.next(), Result):
         try:
             left = None if deadline is None else max(deadline - time.monotonic(), 1e-3)
-            parts.append(draw(count, derive_seed(seed, len(parts)), left))
+            drawing.add(draw(*wanted, left))
         except TimeoutError as error:
-            error.result = together  # type: ignore[attr-defined]
+            error.result = drawing.together  # type: ignore[attr-defined]
             raise
+    return wanted
 
 
 def _enough(waves: Waves, together: Result) -> bool:
