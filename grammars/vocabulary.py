@@ -77,7 +77,9 @@ class Vocabulary:
         return [written for written, _ in order], [t for _, t in order]
 
 
-def vocabulary_from_tokenizer(tokenizer: Any, vocab_size: int, eos_ids: Sequence[int] | None = None) -> Vocabulary:
+def vocabulary_from_tokenizer(
+    tokenizer: Any, vocab_size: int, eos_ids: Sequence[int] | None = None, written: Sequence[str] = ()
+) -> Vocabulary:
     """What every id of a transformers tokenizer writes inside a text.
 
     Byte-level BPE (GPT-2, SmolLM, Llama 3, Qwen) and SentencePiece-like tokenizers (U+2581 for a space, `<0x0A>` for a
@@ -88,6 +90,7 @@ def vocabulary_from_tokenizer(tokenizer: Any, vocab_size: int, eos_ids: Sequence
     tokenizer   a fast tokenizer (`PreTrainedTokenizerFast` or newer), duck-typed: transformers is not imported
     vocab_size  columns of the model's logits
     eos_ids     ids that end a text, the one to use first; by default the tokenizer's own
+    written     special tokens that write their text all the same, such as the end of a model's thoughts
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -106,6 +109,7 @@ def vocabulary_from_tokenizer(tokenizer: Any, vocab_size: int, eos_ids: Sequence
         )
     silent = set(eos_ids) | {int(t) for t in tokenizer.all_special_ids}
     silent |= {t for t, added in backend.get_added_tokens_decoder().items() if added.special}
+    silent -= {t for text in written if (t := backend.token_to_id(text)) is not None} - set(eos_ids)
     written_by = _reader(json.loads(backend.to_str()))
     tokens = [b""] * vocab_size
     for token, t in backend.get_vocab(with_added_tokens=True).items():

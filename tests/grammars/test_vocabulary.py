@@ -112,6 +112,17 @@ def test_several_eos_ids_are_silent_and_the_first_stands_for_all():
     assert vocabulary.bytes_of(ids["<think>"]) == b""
 
 
+def test_special_tokens_that_are_to_be_written_write_their_text():
+    tokenizer = byte_level()
+    tokenizer.add_special_tokens(["</thought>"])
+    ids = tokenizer.get_vocab()
+    written = vocabulary_from_tokenizer(
+        fast(tokenizer, eos_token="<end>"), 300, written=("</thought>", "<end>", "none")
+    )
+    assert written.bytes_of(ids["</thought>"]) == b"</thought>" and written.bytes_of(ids["<end>"]) == b""
+    assert vocabulary_from_tokenizer(fast(tokenizer, eos_token="<end>"), 300).bytes_of(ids["</thought>"]) == b""
+
+
 def test_ids_without_a_column_are_left_out():
     vocabulary = vocabulary_from_tokenizer(fast(byte_level(), eos_token="<end>"), 261)
     assert vocabulary.size == len(vocabulary.tokens) == 261
