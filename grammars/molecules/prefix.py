@@ -500,10 +500,14 @@ def _endings(begun: str) -> tuple[str, ...]:
 
 @cache
 def atoms_of(element: int) -> tuple[str, ...]:
-    """Every way to write an atom of an element, without isotopes, the bare symbols first."""
+    """The ways to write an atom of an element, without isotopes and chirality, the bare symbols first."""
     symbols = [symbol for symbol in (*ELEMENTS, *BRACKET_AROMATIC) if ATOMIC_NUMBERS[symbol.capitalize()] == element]
     bare = [symbol for symbol in symbols if symbol in ORGANIC or symbol in AROMATIC]
-    return (*bare, *(text for symbol in symbols for text, _ in _brackets(symbol)))
+    bracketed: dict[Atom, str] = {}
+    for symbol in symbols:
+        for text, atom in _brackets(symbol):
+            bracketed.setdefault(atom, text)
+    return (*bare, *bracketed.values())
 
 
 @cache

@@ -33,6 +33,8 @@ RING_NUMBERS = (*map(str, range(10)), *(f"%{k}" for k in range(10, 100)))
 # With fewer atoms left an end is searched for, trying so many symbols at most.
 FEW_ATOMS = 2
 SEARCHED = 200
+# The same where what is required leaves no choice of elements.
+SEARCHED_LAST = 400
 # Where none of these fits, whole, no element does.
 VERSATILE = ("[C]", "[S]", "[P]", "[c]", "[N+]", "[O-]", "[Fe]")
 
@@ -243,7 +245,10 @@ class MoleculeConstraint:
             for element in self.needed - elements_of(text):
                 yield from atoms_of(element)
         if not state.bond:
-            yield from (")", "=", "-", "#", "$")
+            yield from (")", "=", "#", "$")
+            if state.stack[-1] >= 0 and state.atoms[state.stack[-1]].arom:
+                # Elsewhere a single bond is what no symbol says, too.
+                yield "-"
             if state.heavy < self.max_atoms:
                 yield from ("(",) if self.connected else ("(", ".")
         if state.heavy < self.max_atoms:
@@ -328,7 +333,7 @@ class MoleculeState:
                 wholes = [symbol + atom[1:] for element in missing for atom in atoms_of(element) if atom[0] == "["]
         elif end := {"C": "l", "B": "r"}.get(symbol, ""):
             wholes.append(symbol + end)
-        budget = [SEARCHED]
+        budget = [SEARCHED_LAST]
         afters = ((constraint.after(before, whole), begun + whole) for whole in wholes)
         return any(after is not None and constraint.may_become_one(after, at, budget) for after, at in afters)
 
