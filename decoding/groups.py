@@ -97,7 +97,7 @@ class Group:
         self._potential: TextPotential | None = None
         if self.order.potential is not None:
             try:
-                self._potential = potential_of(self.order.potential)
+                self._potential = potential_of(self.order.potential, self.order.stop)
             except RewardError as error:
                 self.error = "RewardError", str(error)
         self.lockstep = count > 1 and (self.smc.ess_threshold > 0 or self.smc.resample_every is not None)

@@ -32,7 +32,7 @@ class Order:
     trace          True: what each particle tested, and the likeliest tokens with their verdicts, come back with the result
     answers        groups of token ids: the log of the mass that p's first token has on each comes back with the result
     certainty      True: the sum over its tokens of KL(uniform ‖ p) comes back for every particle
-    potential      the handle of a reward on partial text, which this process alone can resolve
+    potential      a reward on partial text: its handle, which this process alone can resolve, or its name where the scheduler runs
     row            the row of the group this copy stands for; the request as it comes is row 0
     history        how many tokens at the end of the engine's prompt were generated (set when the row was forked)
     parent         the row it was forked from
@@ -54,7 +54,7 @@ class Order:
     stop: Sequence[str] = ()
     answers: Sequence[Sequence[int]] = ()
     certainty: bool = False
-    potential: str | None = None
+    potential: str | Mapping[str, Any] | None = None
     prepare: bool = False
     row: int = 0
     history: int = 0

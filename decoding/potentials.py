@@ -8,10 +8,12 @@ a predicate does: a slow function slows the batch.
 
 from __future__ import annotations
 
+import importlib
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from weakref import WeakValueDictionary
 
@@ -19,10 +21,13 @@ import numpy as np
 
 from decoding.request import finished_text
 from grammars.errors import RequestError, RewardError
+from grammars.predicate_pool import Pool
 
 _COUNTER = itertools.count()
 # Potentials in this process by handle, for as long as somebody holds them.
 _BY_HANDLE: WeakValueDictionary[str, TextPotential] = WeakValueDictionary()
+# What an operator has set up, by name, with what turns token ids into text.
+_BY_NAME: dict[str, tuple[Boxed, Callable[[list[int]], bytes]]] = {}
 
 
 class PartialReward:
@@ -63,6 +68,19 @@ class PartialReward:
         return reward / self.temperature
 
 
+@dataclass(frozen=True)
+class NamedPotential:
+    """A reward on partial text that goes by a name in the scheduler's process, `register_partial`."""
+
+    name: str
+    temperature: float = 1.0
+    every: int = 1
+
+    @property
+    def handle(self) -> dict[str, Any]:
+        return {"named": self.name, "temperature": self.temperature, "every": self.every}
+
+
 class TextPotential:
     """A reward on partial text as a group of particles asks for it: of token ids.
 
@@ -85,8 +103,69 @@ def partial_reward_of(given: Any) -> PartialReward | None:
     return given if given is None or isinstance(given, PartialReward) else PartialReward(given)
 
 
-def potential_of(handle: str) -> TextPotential:
-    """The potential of a handle. Raises RewardError in another process than the one that made it."""
+class Boxed:
+    """A function in a process of its own: a call that hangs, or ends its process, is an error of that call alone.
+
+    timeout_s  for every call
+    """
+
+    def __init__(self, function: Callable[[str, bool], float], timeout_s: float = 1.0) -> None:
+        self.__qualname__ = getattr(function, "__qualname__", repr(function))
+
+        def serve(texts: list[str], complete: bool) -> Iterator[float | str]:
+            for text in texts:
+                try:
+                    yield float(function(text, complete))
+                except Exception as error:  # whatever the operator's function does
+                    yield f"{type(error).__name__}: {error}"
+
+        self._pool = Pool(serve, 1, timeout_s, batched=False)
+
+    def __call__(self, text: str, complete: bool) -> float:
+        (answer,) = self._pool.ask([text], complete)
+        if isinstance(answer, str):
+            raise RewardError(answer)
+        return float(answer)
+
+
+def register_partial(places: Mapping[str, str], decode: Callable[[list[int]], bytes]) -> None:
+    """Let rewards on partial text go by names in this process, each in a process of its own.
+
+    places  name -> module:object, a function (text, complete) -> number
+    Raises RewardError for one that cannot be imported.
+    """
+    for name, place in places.items():
+        _BY_NAME[name] = Boxed(partial_at(name, place)), decode
+
+
+def partial_at(name: str, place: str) -> Callable[[str, bool], float]:
+    """The function that stands at `module:object`. Raises RewardError where there is none."""
+    module, _, path = place.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in path.split("."):
+            found = getattr(found, part)
+    except Exception as error:  # whatever the operator's module does when it is imported
+        raise RewardError(
+            f"partial reward {name!r}: {place} cannot be imported: {type(error).__name__}: {error}; write module:object"
+        ) from error
+    if not callable(found):
+        raise RewardError(f"partial reward {name!r}: {place} is no function (text, complete) -> number")
+    function: Callable[[str, bool], float] = found
+    return function
+
+
+def potential_of(handle: str | Mapping[str, Any], stops: Sequence[str] = ()) -> TextPotential:
+    """The potential of a handle. stops: of the order, for one that goes by a name.
+
+    Raises RewardError in another process than the one that made it, and for a name that this one does not have.
+    """
+    if isinstance(handle, Mapping):
+        name, temperature, every = handle["named"], handle["temperature"], handle["every"]
+        if name not in _BY_NAME:
+            raise RewardError(f"there is no partial reward named {name!r} where the scheduler runs")
+        function, decode = _BY_NAME[name]
+        return TextPotential(PartialReward(function, temperature, every), decode, stops)
     found = _BY_HANDLE.get(handle)
     if found is None:
         raise RewardError("the partial reward lives in another process than the scheduler, or is gone")

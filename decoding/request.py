@@ -34,7 +34,7 @@ class Request:
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
     trace         whether the result says what every particle tested
     stop          texts that end a text where they occur, whatever the constraint would still want
-    potential     a reward on partial text (a TextPotential), or None: a factor of the target, in log_weights and log_z
+    potential     a reward on partial text (a TextPotential or NamedPotential), or None: a factor of the target, in log_weights
     certainty     whether the result says how far from uniform the laws were that each text was drawn from
     """
 

@@ -37,6 +37,7 @@ from decoding.groups import Fork, Group, Status
 from decoding.order import KEY, Order
 from decoding.parent_watch import end_with_parent
 from decoding.row_sampler import Post
+from decoding.vllm_names import register_partial_rewards
 from decoding.vllm_worker import POSTS, PREPARE, PREPARED, RIDERS
 from grammars.errors import EngineError
 from grammars.registry import CACHED_CONSTRAINTS
@@ -72,6 +73,7 @@ class ReweighScheduler(Scheduler):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._refuse_unsound_settings()
+        register_partial_rewards(self.vllm_config)
         end_with_parent()
         self.runs: dict[str, Run] = {}  # by the id of the request as it came, as are _touched and _leaving
         self._rows: dict[str, tuple[Run, int]] = {}

@@ -98,6 +98,8 @@ class Answer:
                 one["verdict"] = None if verdict is None else verdict.as_dict()
             told["ess_history"] = list(result.stats.ess_history)
             told["ancestry"] = [[step, parents] for step, parents in result.ancestry]
+        if self.result.waves:
+            told["waves"], told["stopped"] = list(self.result.waves), self.result.stopped
         return told
 
     def steps(self) -> Sequence[TraceStep]:

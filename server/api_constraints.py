@@ -6,9 +6,10 @@ Code, files and URLs never come in a body: predicates, databases and files of na
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from samplers.inference_scaling_profile import Profile
 from server.api_errors import bad
 from server.api_schemas import checked_schema
 
@@ -23,11 +24,18 @@ KINDS = (*_PLAIN, "choice", "pddl", "all", "any", "then", "named", "sql", "predi
 
 @dataclass(frozen=True)
 class Names:
-    """What the operator has set up. databases are the names among `constraints` that stand for databases."""
+    """What the operator has set up. databases are the names among `constraints` that stand for databases.
+
+    judges           names of models elsewhere that judge
+    partial_rewards  names of rewards on partial text
+    """
 
     constraints: frozenset[str] = frozenset()
     databases: frozenset[str] = frozenset()
     rewards: frozenset[str] = frozenset()
+    judges: frozenset[str] = frozenset()
+    partial_rewards: frozenset[str] = frozenset()
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
 
 
 def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:
@@ -97,12 +105,12 @@ def _options(value: Any, param: str) -> list[str]:
     return value
 
 
-def _texts(value: Any, fields: Sequence[str], param: str) -> None:
+def _texts(value: Any, parts: Sequence[str], param: str) -> None:
     """Parts that elsewhere may be the names of files: here only texts."""
-    for field in fields:
-        text = value.get(field) if isinstance(value, Mapping) else None
+    for part in parts:
+        text = value.get(part) if isinstance(value, Mapping) else None
         if not isinstance(text, str) or "(" not in text:
-            raise bad(f"{param}.{field}: the text itself was wanted", f"{param}.{field}")
+            raise bad(f"{param}.{part}: the text itself was wanted", f"{param}.{part}")
 
 
 def _no_options(options: Mapping[str, Any], kind: str, param: str) -> None:

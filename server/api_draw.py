@@ -6,9 +6,10 @@ import asyncio
 import json
 import time
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import RewardError
@@ -16,11 +17,13 @@ from server.api_answer import Answer, answer_of, totals, usage
 from server.api_errors import api_error
 from server.api_request import Asked
 from server.api_shapes import Shape
+from server.api_waves import chunks_in_waves
 
 if TYPE_CHECKING:
     from decoding.request import Chunk, Request, Result
     from decoding.rewarding import Selecting
     from decoding.vllm_service import Passenger, Service
+    from decoding.waves import Waves
 
 # Progress of several particles goes out no more often than this.
 PROGRESS_EVERY_S = 0.25
@@ -34,6 +37,7 @@ class Job:
 
     draws      the request of every choice, and its prompt as vLLM's renderer made it
     selecting  the reward that selects, if one does; prompts: what its judge is shown, one for each draw
+    waves      how each is drawn in waves, if it is; its request is that of a wave
     """
 
     service: Service
@@ -44,6 +48,7 @@ class Job:
     passenger: Passenger
     selecting: Selecting | None = None
     prompts: Sequence[str] = ()
+    waves: Sequence[Waves] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -71,9 +76,8 @@ async def whole(job: Job) -> dict[str, Any]:
 
 
 async def _drawn(job: Job, k: int) -> Answer:
-    request, engine_input = job.draws[k]
     try:
-        async with aclosing(job.service.draw(request, engine_input, passenger=job.passenger)) as chunks:
+        async with aclosing(_chunks(job, k, stream=False)) as chunks:
             async for chunk in chunks:
                 if chunk.result is not None:
                     return await _answer(job, k, chunk.result)
@@ -82,16 +86,46 @@ async def _drawn(job: Job, k: int) -> Answer:
     raise AssertionError("a draw ends with its result")
 
 
-async def _answer(job: Job, k: int, result: Result) -> Answer:
+async def _chunks(job: Job, k: int, stream: bool) -> AsyncGenerator[Chunk, None]:
+    """What the engine tells of a choice: in the last chunk its result, judged where a reward selects."""
+    request, engine_input = job.draws[k]
+    if job.waves:
+        chunks = chunks_in_waves(
+            job.service,
+            job.waves[k],
+            request,
+            engine_input,
+            stream=stream,
+            passenger=job.passenger,
+            judged=partial(_judged, job, k),
+        )
+    else:
+        chunks = job.service.draw(request, engine_input, stream=stream, passenger=job.passenger)
+    async with aclosing(chunks):
+        async for chunk in chunks:
+            if chunk.result is None or job.waves:
+                yield chunk
+            else:
+                yield replace(chunk, result=await _judged(job, k, chunk.result))
+
+
+async def _judged(job: Job, k: int, result: Result) -> Result:
+    """The result with its rewards, where a reward selects."""
     from decoding.rewarding import with_rewards
 
+    if job.selecting is None:
+        return result
     try:
-        if job.selecting is not None:
-            judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting, REWARD_TIMEOUT_S)
-            result = await asyncio.wait_for(judging, REWARD_TIMEOUT_S)
-        return answer_of(result, job.asked.select)
+        judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting, REWARD_TIMEOUT_S)
+        return await asyncio.wait_for(judging, REWARD_TIMEOUT_S)
     except TimeoutError:
-        raise api_error(RewardError(f"the reward took longer than {REWARD_TIMEOUT_S:g} s")) from None
+        raise RewardError(f"the reward took longer than {REWARD_TIMEOUT_S:g} s") from None
+
+
+async def _answer(job: Job, k: int, result: Result) -> Answer:
+    try:
+        # A rule of selection may compare every two texts: not in the event loop.
+        return await asyncio.to_thread(answer_of, result, job.asked.select)
     except Exception as error:
         raise api_error(error, job.asked.constraint_param) from error
 
@@ -105,7 +139,7 @@ async def events(job: Job) -> AsyncIterator[str]:
     tasks = [asyncio.create_task(_follow(job, k, news)) for k in range(len(job.draws))]
     answers: dict[int, Answer] = {}
     told = 0.0
-    as_made = job.asked.particles == 1 and job.asked.tools is None and job.asked.thinking is None
+    as_made = job.asked.as_made
     try:
         for k in range(len(tasks)):
             if (opening := job.shape.opening(k)) is not None:
@@ -116,7 +150,8 @@ async def events(job: Job) -> AsyncIterator[str]:
                 yield f"data: {json.dumps(api_error(chunk, job.asked.constraint_param).body())}\n\n"
                 return
             if as_made and chunk.text:
-                yield _event(job, [job.shape.text(k, chunk.text, job.asked)])
+                if (piece := job.shape.text(k, chunk.text, job.asked)) is not None:
+                    yield _event(job, [piece])
             elif chunk.result is None and time.monotonic() - told > PROGRESS_EVERY_S:
                 told = time.monotonic()
                 yield f": choice={k} step={chunk.step} live={chunk.live} ess={chunk.ess:.2f}\n\n"
@@ -140,9 +175,8 @@ async def events(job: Job) -> AsyncIterator[str]:
 
 
 async def _follow(job: Job, k: int, news: asyncio.Queue[tuple[int, Chunk | Exception]]) -> None:
-    request, engine_input = job.draws[k]
     try:
-        async with aclosing(job.service.draw(request, engine_input, stream=True, passenger=job.passenger)) as chunks:
+        async with aclosing(_chunks(job, k, stream=True)) as chunks:
             async for chunk in chunks:
                 news.put_nowait((k, chunk))
     except Exception as error:

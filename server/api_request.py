@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from grammars.errors import RequestError
-from samplers.inference_scaling_profile import loaded
-from samplers.judge import Judge
-from samplers.reward import Reward, reward_named
+from decoding.potentials import NamedPotential
+from server.api_best_of import MOST_PARTICLES, BestOf, best_of, partial_reward
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
+from server.api_numbers import count, number
+from server.api_numbers import shown as short
 from server.api_schemas import checked_schema, shown, strict_schema
+from server.api_thinking import Thinking
 from server.api_tools import Tools, tools_of
 
 MOST_CHOICES = 64
-MOST_PARTICLES = 1024
 LEAST_TEMPERATURE = 1e-4
 MOST_LOGPROBS = 20
 LONGEST_STOP = 1000
@@ -87,25 +86,9 @@ _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
-    "return_particles", "show_schema", "thinking", "best_of", "detox", "debias",
+    "return_particles", "show_schema", "thinking", "best_of", "partial_reward", "detox", "debias",
 }  # fmt: skip
-# Rewards whose options may come in a body: cheap ones, and the served model as a judge. JSON is better asked for as a constraint.
-_REWARDS = (
-    "mean_logprob", "self_certainty", "exact_match", "numeric_match", "judge", "pairwise_judge", "rubric_judge",
-)  # fmt: skip
 _LATER = {"detox": "detoxification", "debias": "debiasing"}
-
-
-@dataclass(frozen=True)
-class BestOf:
-    """Selection by a reward among the k particles of a choice: in proportion to weight times exp(reward / temperature).
-
-    reward       the operator's, by its name, or one that was made as the request says
-    temperature  in units of the reward; 0 takes the highest
-    """
-
-    reward: str | Reward | Judge
-    temperature: float
 
 
 @dataclass(frozen=True)
@@ -119,8 +102,10 @@ class Asked:
     select           "sample": a particle in proportion to its weight; "best": the likeliest text
     settings         what `decoding.asking.settings_of` takes; max_tokens is the caller's to add
     logprobs         None, or how many alternatives to tell of for each token
-    thinking         the marker that ends what the model thinks before it answers
-    best_of          the reward that selects, if one does
+    thinking         the marks of what the model thinks before it answers, after which the constraint begins; None where it does
+                     not think; "auto": the operator's reasoning parser has to say
+    best_of          the reward that selects, if one does; in waves, particles are those of one wave
+    potential        the operator's reward on partial text, if one is a factor of the target
     """
 
     spec: Spec | None
@@ -136,18 +121,40 @@ class Asked:
     include_usage: bool
     logprobs: int | None
     return_particles: bool
-    thinking: str | None
+    thinking: Thinking | str | None
     best_of: BestOf | None = None
+    potential: NamedPotential | None = None
 
     @property
-    def particles(self) -> int:
-        return int(self.settings["particles"])
+    def as_made(self) -> bool:
+        """Whether the text can stream while it is made: the only particle's can, which is none of several waves."""
+        waves = None if self.best_of is None else self.best_of.waves
+        return self.settings["particles"] == 1 and waves is None and self.tools is None
+
+    @property
+    def thoughts(self) -> Thinking | None:
+        """The marks of the thought before the answer, if there is one."""
+        assert not isinstance(self.thinking, str), "the reasoning parser has been asked"
+        return self.thinking
+
+    def with_thinking(self, parsers: Thinking | None) -> Asked:
+        """The request once the operator's reasoning parser has been asked: the constraint begins after the thought."""
+        thinking = parsers if isinstance(self.thinking, str) else self.thinking
+        spec = self.spec
+        if thinking is not None and spec is not None:
+            spec = {"then": {"marker": thinking.end, "constraint": spec}}
+        return replace(self, thinking=thinking, spec=spec)
 
 
 def refuse_unknown(body: Mapping[str, Any]) -> None:
-    """Raise a 400 for a field that looks like a constraint and would not be applied, in any request."""
+    """Raise a 400 for a field that looks like a constraint and would not be applied, in any request.
+
+    `extra_body` may repeat what stands at the top level, as clients write it that are not openai's: nothing is lost then.
+    """
+    extra = body.get("extra_body")
+    repeated = isinstance(extra, Mapping) and all(name in body and body[name] == extra[name] for name in extra)
     for name in _ELSEWHERE.keys() & body.keys():
-        if body[name] is not None:
+        if body[name] is not None and not (name == "extra_body" and repeated):
             raise bad(f"{name} is not applied here: use {_ELSEWHERE[name]}", name, "unsupported_field")
 
 
@@ -163,15 +170,12 @@ def is_ours(body: Mapping[str, Any]) -> bool:
     )
 
 
-def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str | None = None) -> Asked:
-    """Read a body that `is_ours`; ApiError (400) names the field and the remedy.
-
-    thinking  the marker that ends the reasoning of the model that is served, if it reasons
-    """
+def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
+    """Read a body that `is_ours`; ApiError (400) names the field and the remedy."""
     for name, neutral in _CHANGES_P.items():
         if name in body and body[name] not in neutral:
             raise bad(
-                f"{name}={_short(body[name])} would change p behind the weights' back: leave it out, or ask without a constraint",
+                f"{name}={short(body[name])} would change p behind the weights' back: leave it out, or ask without a constraint",
                 name,
                 "unsupported_value",
             )
@@ -181,7 +185,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
     own = body.get("reweigh")
     own = {} if own is None else own
     if not isinstance(own, Mapping):
-        raise bad(f"reweigh is {_short(own)}: an object was wanted", "reweigh")
+        raise bad(f"reweigh is {short(own)}: an object was wanted", "reweigh")
     for name in own:
         if name not in _OWN:
             raise bad(
@@ -189,7 +193,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
             )
         if name in _LATER and own[name] is not None:
             raise bad(f"reweigh.{name}: {_LATER[name]} is not served yet", f"reweigh.{name}", "not_implemented")
-    best_of, k = _best_of(own, names)
+    chosen = best_of(own, names)
     if not chat and (body.get("tools") or body.get("tool_choice") not in (None, "none")):
         raise bad("tools are for /v1/chat/completions", "tools" if body.get("tools") else "tool_choice")
     tools = tools_of(body) if chat else None
@@ -197,34 +201,32 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool, thinking: str
     if tools is not None:
         spec, param = tools.spec(spec), "tools"
         instruction = "\n\n".join(filter(None, (instruction, tools.shown())))
-    marker = _thinking(own, thinking)
     if spec is None and own.get("thinking"):
         raise bad("reweigh.thinking says where a constraint begins, and there is none", "reweigh.thinking")
-    if marker is not None and spec is not None:
-        spec = {"then": {"marker": marker, "constraint": spec}}
     show = own.get("show_schema", True)
     if not isinstance(show, bool):
-        raise bad(f"reweigh.show_schema is {_short(show)}: true or false was wanted", "reweigh.show_schema")
+        raise bad(f"reweigh.show_schema is {short(show)}: true or false was wanted", "reweigh.show_schema")
     for name, kind, what in (("stream", bool, "true or false"), ("stream_options", Mapping, "an object")):
         if body.get(name) is not None and not isinstance(body[name], kind):
-            raise bad(f"{name} is {_short(body[name])}: {what} was wanted", name)
+            raise bad(f"{name} is {short(body[name])}: {what} was wanted", name)
     options = body.get("stream_options") or {}
     return Asked(
         spec=spec,
         constraint_param=param,
         instruction=instruction if show and chat else None,
         tools=tools,
-        n=_count(body, "n", 1, MOST_CHOICES, "n"),
+        n=count(body, "n", 1, MOST_CHOICES, "n"),
         select=_one_of(own, "select", ("sample", "best"), "sample"),
         seed=_seed(body, own),
-        settings=_settings(body, {**own, **k}),
+        settings=_settings(body, own, chosen),
         max_tokens=_max_tokens(body, chat),
         stream=body.get("stream") is True,
         include_usage=options.get("include_usage") is True,
         logprobs=_logprobs(body, chat),
         return_particles=_flag(own, "return_particles"),
-        thinking=marker if spec is not None else None,
-        best_of=best_of,
+        thinking=_thinking(own),
+        best_of=chosen,
+        potential=partial_reward(own, names),
     )
 
 
@@ -257,7 +259,7 @@ def _response_format(form: Any) -> tuple[Spec, str, str]:
         return {"json_schema": {"type": "object"}}, "response_format", "Answer with a JSON object alone, no other text."
     if kind != "json_schema":
         raise bad(
-            f"response_format is {_short(form)}: type text, json_object or json_schema was wanted", "response_format"
+            f"response_format is {short(form)}: type text, json_object or json_schema was wanted", "response_format"
         )
     described = form.get("json_schema")
     place = "response_format.json_schema"
@@ -265,7 +267,7 @@ def _response_format(form: Any) -> tuple[Spec, str, str]:
         raise bad(f'{place}: an object with "name" and "schema" was wanted', place)
     strict = described.get("strict")
     if strict not in (None, True, False):
-        raise bad(f"{place}.strict is {_short(strict)}: true or false was wanted", f"{place}.strict")
+        raise bad(f"{place}.strict is {short(strict)}: true or false was wanted", f"{place}.strict")
     schema = checked_schema(described["schema"], f"{place}.schema")
     if strict:
         schema = strict_schema(schema)
@@ -274,7 +276,7 @@ def _response_format(form: Any) -> tuple[Spec, str, str]:
 
 def _structured_outputs(given: Any) -> tuple[Spec, str, str | None]:
     if not isinstance(given, Mapping):
-        raise bad(f"structured_outputs is {_short(given)}: an object was wanted", "structured_outputs")
+        raise bad(f"structured_outputs is {short(given)}: an object was wanted", "structured_outputs")
     given = {key: value for key, value in given.items() if value not in (None, False)}
     compact = given.get("disable_any_whitespace") is not None
     kinds = [key for key in given if key != "disable_any_whitespace"]
@@ -298,82 +300,25 @@ def _structured_outputs(given: Any) -> tuple[Spec, str, str | None]:
     return spec_of({kind: value}, "structured_outputs", names), place, None
 
 
-def _settings(body: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(body: Mapping[str, Any], own: Mapping[str, Any], chosen: BestOf | None) -> dict[str, Any]:
     """Types and ranges that `settings_of` cannot name by their field here."""
+    particles = count(own, "particles", 1, MOST_PARTICLES, "reweigh.particles") if chosen is None else chosen.k
     settings: dict[str, Any] = {
-        "particles": _count(own, "particles", 1, MOST_PARTICLES, "reweigh.particles"),
+        "particles": particles if chosen is None or chosen.waves is None else chosen.waves.wave,
         "truncate": True,
-        "temperature": max(_number(body, "temperature", 1.0, 0.0, 100.0), LEAST_TEMPERATURE),
+        "temperature": max(number(body, "temperature", 1.0, 0.0, 100.0), LEAST_TEMPERATURE),
         "stop": _stop(body),
     }
     if own.get("ess_threshold") is not None:
-        settings["ess_threshold"] = _number(own, "ess_threshold", 0.5, 0.0, 1.0, "reweigh.ess_threshold")
+        settings["ess_threshold"] = number(own, "ess_threshold", 0.5, 0.0, 1.0, "reweigh.ess_threshold")
     if own.get("resampling") is not None:
         kinds = ("systematic", "stratified", "residual", "multinomial")
         settings["resampling"] = _one_of(own, "resampling", kinds, "systematic")
     if own.get("resample_every") is not None:
-        settings["resample_every"] = _count(own, "resample_every", 1, 1 << 20, "reweigh.resample_every")
+        settings["resample_every"] = count(own, "resample_every", 1, 1 << 20, "reweigh.resample_every")
     if own.get("sampler") is not None:
         settings["sampler"] = own["sampler"]
     return settings
-
-
-def _best_of(own: Mapping[str, Any], names: Names) -> tuple[BestOf | None, dict[str, int]]:
-    """Selection by a reward, and the particles it selects from."""
-    given, place = own.get("best_of"), "reweigh.best_of"
-    if given is None:
-        return None, {}
-    if not isinstance(given, Mapping) or "reward" not in given:
-        raise bad(f'{place}: an object with "reward", and with "k" and "temperature" if wanted, was wanted', place)
-    if unknown := sorted(map(str, given.keys() - {"k", "reward", "temperature", "profile"})):
-        raise bad(
-            f"{place}.{unknown[0]} is not known; there are k, reward, temperature, profile",
-            f"{place}.{unknown[0]}",
-            "unknown_field",
-        )
-    given = _with_profile(given, place)
-    k = _count(given, "k", 1, MOST_PARTICLES, f"{place}.k") if given.get("k") is not None else own.get("particles")
-    if own.get("particles") is not None and own["particles"] != k:
-        raise bad(
-            f"{place}.k is {k} and reweigh.particles {_short(own['particles'])}: they are one number", f"{place}.k"
-        )
-    if k is None:
-        raise bad(f"{place}.k: how many to select from was wanted", f"{place}.k")
-    reward = given["reward"]
-    if not isinstance(reward, str) or reward not in names.rewards:
-        kind = next(iter(reward), None) if isinstance(reward, Mapping) else reward
-        if kind not in _REWARDS:
-            listed = ", ".join(sorted({*names.rewards, *_REWARDS}))
-            raise bad(f"{place}.reward: {_short(reward)} is none; there are {listed}", f"{place}.reward")
-        try:
-            reward = reward_named(reward)
-        except RequestError as error:
-            raise bad(f"{place}.reward: {error}", f"{place}.reward") from None
-    temperature = _number(given, "temperature", 1.0, 0.0, 1e12, f"{place}.temperature")
-    return BestOf(reward, temperature), {"particles": k}
-
-
-def _with_profile(given: Mapping[str, Any], place: str) -> Mapping[str, Any]:
-    """The selection with k and temperature from its profile, the content of a file of `reweigh calibrate --save`, if it has one."""
-    profile = given.get("profile")
-    if profile is None:
-        return given
-    for name in ("k", "temperature"):
-        if given.get(name) is not None:
-            raise bad(
-                f"{place}.{name} beside a profile, which says k and the temperature: give one of them",
-                f"{place}.{name}",
-            )
-    if not isinstance(profile, Mapping):
-        raise bad(
-            f"{place}.profile is {_short(profile)}: the object that `reweigh calibrate --save` writes was wanted",
-            f"{place}.profile",
-        )
-    try:
-        found = loaded(json.dumps(profile))
-    except RequestError as error:
-        raise bad(f"{place}.{error}", f"{place}.profile") from None
-    return {"reward": given["reward"], "k": found.k, "temperature": found.select_temperature}
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:
@@ -394,7 +339,7 @@ def _seed(body: Mapping[str, Any], own: Mapping[str, Any]) -> int | None:
         if seed is None:
             continue
         if isinstance(seed, bool) or not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
-            raise bad(f"{param} is {_short(seed)}: a whole number of 64 bits was wanted", param)
+            raise bad(f"{param} is {short(seed)}: a whole number of 64 bits was wanted", param)
         return seed % 2**64
     return None
 
@@ -402,50 +347,32 @@ def _seed(body: Mapping[str, Any], own: Mapping[str, Any]) -> int | None:
 def _max_tokens(body: Mapping[str, Any], chat: bool) -> int | None:
     for name in ("max_completion_tokens", "max_tokens") if chat else ("max_tokens",):
         if body.get(name) is not None:
-            return _count(body, name, 1, 1 << 30, name)
+            return count(body, name, 1, 1 << 30, name)
     return None if chat else 16
 
 
 def _logprobs(body: Mapping[str, Any], chat: bool) -> int | None:
     """How many alternatives to tell of for each token; None: no log-probabilities at all."""
     if not chat:
-        return None if body.get("logprobs") is None else _count(body, "logprobs", 0, MOST_LOGPROBS, "logprobs")
+        return None if body.get("logprobs") is None else count(body, "logprobs", 0, MOST_LOGPROBS, "logprobs")
     wanted = body.get("logprobs") is True
     alternatives = (
-        0 if body.get("top_logprobs") is None else _count(body, "top_logprobs", 0, MOST_LOGPROBS, "top_logprobs")
+        0 if body.get("top_logprobs") is None else count(body, "top_logprobs", 0, MOST_LOGPROBS, "top_logprobs")
     )
     if alternatives and not wanted:
         raise bad("top_logprobs needs logprobs: true", "top_logprobs")
     return alternatives if wanted else None
 
 
-def _thinking(own: Mapping[str, Any], marker: str | None) -> str | None:
-    given = own.get("thinking", marker)
+def _thinking(own: Mapping[str, Any]) -> Thinking | str | None:
+    given = own.get("thinking")
+    if given is None:
+        return "auto"
     if given is False:
         return None
-    if given is None or (isinstance(given, str) and 0 < len(given) <= 64):
-        return given
-    raise bad(f"reweigh.thinking is {_short(given)}: the marker that ends it was wanted, or false", "reweigh.thinking")
-
-
-def _count(values: Mapping[str, Any], name: str, least: int, most: int, param: str) -> int:
-    value = values.get(name)
-    if value is None:
-        return 1
-    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise bad(f"{param} is {_short(value)}: a whole number from {least} to {most} was wanted", param)
-    return value
-
-
-def _number(
-    values: Mapping[str, Any], name: str, default: float, least: float, most: float, param: str | None = None
-) -> float:
-    value = values.get(name)
-    if value is None:
-        return default
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise bad(f"{param or name} is {_short(value)}: a number from {least:g} to {most:g} was wanted", param or name)
-    return float(value)
+    if isinstance(given, str) and 0 < len(given) <= 64:
+        return Thinking(None, given)
+    raise bad(f"reweigh.thinking is {short(given)}: the marker that ends it was wanted, or false", "reweigh.thinking")
 
 
 def _one_of(values: Mapping[str, Any], name: str, known: tuple[str, ...], default: str) -> str:
@@ -453,17 +380,12 @@ def _one_of(values: Mapping[str, Any], name: str, known: tuple[str, ...], defaul
     if value is None:
         return default
     if value not in known:
-        raise bad(f"reweigh.{name} is {_short(value)}: one of {', '.join(known)} was wanted", f"reweigh.{name}")
+        raise bad(f"reweigh.{name} is {short(value)}: one of {', '.join(known)} was wanted", f"reweigh.{name}")
     return str(value)
 
 
 def _flag(values: Mapping[str, Any], name: str) -> bool:
     value = values.get(name, False)
     if not isinstance(value, bool):
-        raise bad(f"reweigh.{name} is {_short(value)}: true or false was wanted", f"reweigh.{name}")
+        raise bad(f"reweigh.{name} is {short(value)}: true or false was wanted", f"reweigh.{name}")
     return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=True, default=repr)
-    return text if len(text) <= 60 else text[:57] + "..."

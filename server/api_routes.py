@@ -15,16 +15,20 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import ValidationError
 
 from samplers.randomness import derive_seed
+from server.api_best_of import InWaves
 from server.api_constraints import Names
 from server.api_draw import Job, events, whole
 from server.api_errors import ApiError, api_error, bad
 from server.api_json import read_json
 from server.api_request import Asked, asked_of, is_ours, refuse_unknown
 from server.api_shapes import Chat, Completion
+from server.api_thinking import thinking_of
 from server.compile_pool import CompilePool
 
 if TYPE_CHECKING:
+    from decoding.judging import Asker
     from decoding.vllm_service import Service
+    from decoding.waves import Waves
     from samplers.reward import Reward
 
 router = APIRouter()
@@ -42,10 +46,10 @@ class Backend:
     service: Service
     compiler: CompilePool
     names: Names
-    thinking: str | None
     templates_tools: bool
     schema_prompts: Mapping[str, str]
     rewards: Mapping[str, Reward]
+    judges: Mapping[str, Asker]
 
 
 @router.post("/v1/chat/completions")
@@ -154,8 +158,7 @@ async def _chat_job(raw_request: Request, body: dict[str, Any]) -> Job:
 
     state = raw_request.app.state
     backend: Backend = state.reweigh
-    asked = asked_of(body, backend.names, chat=True, thinking=backend.thinking)
-    spec = await _compiled(backend, asked)
+    asked = asked_of(body, backend.names, chat=True)
     prompt = {key: value for key, value in body.items() if key not in _NOT_OF_THE_PROMPT}
     if isinstance(prompt.get("messages"), list):
         prompt["messages"] = _instructed(prompt["messages"], _instruction(backend, asked, body))
@@ -165,8 +168,12 @@ async def _chat_job(raw_request: Request, body: dict[str, Any]) -> Job:
     if serving is None:
         raise bad("the model has no chat completions: use /v1/completions", None)
     request = _validated(ChatCompletionRequest, {**prompt, "tool_choice": "none"})
-    rendered = await _rendered(serving.render_chat_request(request))
-    return _job(raw_request, serving, request, asked, spec, rendered[1], Chat(), "messages")
+    _, rendered = await _rendered(serving.render_chat_request(request))
+    asked = asked.with_thinking(
+        thinking_of(serving, request, serving._extract_prompt_components(rendered[0]).token_ids)
+    )
+    spec = await _compiled(backend, asked)
+    return _job(raw_request, serving, request, asked, spec, rendered, Chat(), "messages")
 
 
 async def _completion_job(raw_request: Request, body: dict[str, Any]) -> Job:
@@ -174,7 +181,7 @@ async def _completion_job(raw_request: Request, body: dict[str, Any]) -> Job:
 
     state = raw_request.app.state
     backend: Backend = state.reweigh
-    asked = asked_of(body, backend.names, chat=False)
+    asked = asked_of(body, backend.names, chat=False).with_thinking(None)
     spec = await _compiled(backend, asked)
     prompt = {key: value for key, value in body.items() if key not in _NOT_OF_THE_PROMPT}
     serving = state.openai_serving_completion
@@ -223,13 +230,15 @@ def _job(
     backend: Backend = raw_request.app.state.reweigh
     if asked.n * len(engine_inputs) > 256:
         raise bad(f"{len(engine_inputs)} prompts with n={asked.n} are more than 256 choices", place)
+    chosen = asked.best_of
     selecting: Selecting | None = None
-    if asked.best_of is not None:
-        wanted = asked.best_of.reward
-        reward = backend.rewards[wanted] if isinstance(wanted, str) else reward_of(wanted, backend.service.asker())
-        selecting = Selecting(reward, asked.best_of.temperature, "sample", "error")
+    if chosen is not None and chosen.reward is not None:
+        asker = backend.service.asker() if chosen.judge is None else backend.judges[chosen.judge]
+        reward = backend.rewards[chosen.reward] if isinstance(chosen.reward, str) else reward_of(chosen.reward, asker)
+        selecting = Selecting(reward, chosen.temperature, "sample", "error", chosen.rule)
     lora = serving._maybe_get_adapters(request)
     draws: list[tuple[Draw, Any]] = []
+    waves: list[Waves] = []
     try:
         seed = seed_of(asked.seed)
         for engine_input in engine_inputs:
@@ -251,18 +260,33 @@ def _job(
                     spec,
                     seed=derive_seed(seed, len(draws)),
                     certainty=wants_certainty(selecting),
+                    potential=asked.potential,
                     **settings,
                 )
                 backend.service.check(draw, place)
                 draws.append((draw, engine_input))
+                if chosen is not None and chosen.waves is not None:
+                    waves.append(_waves(chosen.k, chosen.waves, draw.max_tokens))
     except ValueError as error:
         raise api_error(error, _param_of(str(error), place)) from error
     passenger = Passenger(lora, serving._get_priority(request, raw_request))
     model = serving.models.model_name(lora)
-    if selecting is None:
-        return Job(backend.service, shape, asked, model, draws, passenger)
-    prompts = [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
-    return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts)
+    prompts = (
+        []
+        if selecting is None
+        else [_prompt_text(request, k) for k in range(len(engine_inputs)) for _ in range(asked.n)]
+    )
+    return Job(backend.service, shape, asked, model, draws, passenger, selecting, prompts, waves)
+
+
+def _waves(k: int, asked: InWaves, max_tokens: int) -> Waves:
+    from decoding.waves import Waves
+
+    waves = Waves(asked.until, k, asked.wave, asked.token_budget, None, max_tokens)
+    if waves.next_wave(0, 0)[0] == 0:
+        param = "reweigh.best_of.token_budget"
+        raise bad(f"{param}={asked.token_budget} is less than one candidate of max_tokens={max_tokens} can need", param)
+    return waves
 
 
 def _param_of(message: str, place: str) -> str | None:

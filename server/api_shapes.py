@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from server.api_answer import Answer, logprob
 from server.api_request import Asked
+from server.api_thinking import Thoughts, parted
 
 if TYPE_CHECKING:
     from decoding.request import TraceStep
@@ -25,17 +26,22 @@ class Shape(Protocol):
     def opening(self, index: int) -> dict[str, Any] | None:
         """The first piece of a stream, before any text."""
 
-    def text(self, index: int, text: str, asked: Asked) -> dict[str, Any]:
-        """A piece with new text of an answer that streams as it is made."""
+    def text(self, index: int, text: str, asked: Asked) -> dict[str, Any] | None:
+        """A piece with new text of an answer that streams as it is made; None where it is held back for now."""
 
     def rest(self, index: int, answer: Answer, sent: bool, asked: Asked) -> list[dict[str, Any]]:
         """The last pieces: what has not been sent yet, and why it ended. sent: whether the text went out already."""
 
 
 class Chat:
+    """Of one response: it knows what of its choices' thoughts has been sent."""
+
     prefix = "chatcmpl-"
     whole = "chat.completion"
     piece = "chat.completion.chunk"
+
+    def __init__(self) -> None:
+        self._thoughts: dict[int, Thoughts] = {}
 
     def choice(self, index: int, answer: Answer, asked: Asked) -> dict[str, Any]:
         message = self._message(answer, asked)
@@ -51,12 +57,18 @@ class Chat:
     def opening(self, index: int) -> dict[str, Any] | None:
         return _piece(index, {"role": "assistant", "content": ""})
 
-    def text(self, index: int, text: str, asked: Asked) -> dict[str, Any]:
-        return _piece(index, {"content": text})
+    def text(self, index: int, text: str, asked: Asked) -> dict[str, Any] | None:
+        if asked.thoughts is None:
+            return _piece(index, {"content": text})
+        thought, content = self._thoughts.setdefault(index, Thoughts(asked.thoughts)).feed(text)
+        delta = {key: value for key, value in (("reasoning", thought), ("content", content)) if value}
+        return _piece(index, delta) if delta else None
 
     def rest(self, index: int, answer: Answer, sent: bool, asked: Asked) -> list[dict[str, Any]]:
         message = self._message(answer, asked)
         made = []
+        if sent and index in self._thoughts and (held := self._thoughts[index].rest()):
+            made.append(_piece(index, {"reasoning": held}))
         if not sent:
             delta = {key: value for key, value in message.items() if value}
             if "tool_calls" in delta:
@@ -72,11 +84,12 @@ class Chat:
     def _message(answer: Answer, asked: Asked) -> dict[str, Any]:
         """Content, reasoning and calls of a message."""
         text, message = answer.text, {}
-        if asked.thinking is not None:
-            thought, marker, rest = text.partition(asked.thinking)
-            message["reasoning"] = thought
+        if asked.thoughts is not None:
             # What was cut while the model still thought is no answer yet.
-            text = rest if marker else ""
+            message["reasoning"], rest = parted(text, asked.thoughts)
+            if rest is None:
+                return {"content": None, **message}
+            text = rest
         if asked.tools is None:
             return {"content": text, **message}
         content, calls = asked.tools.read(text, answer.complete)

@@ -39,8 +39,8 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
             [
                 str(k + 1),
                 _tail(step.prefix),
-                _token(step.token),
-                _share(step.logprob),
+                _chosen(step),
+                _share(step.logprob) if np.isfinite(step.log_weight) else "",
                 _share(step.log_weight),
                 str(len(step.tested)),
                 _refusals(step, refuser.at(data)),
@@ -68,7 +68,7 @@ def _bill(steps: list[TraceStep], result: Result) -> str:
     paid = sum(step.log_weight for step in steps)
     dearest = sorted(range(len(steps)), key=lambda k: steps[k].log_weight)[:3]
     where = ", ".join(
-        f"step {k + 1} ({_token(steps[k].token)}) {steps[k].log_weight:.3f}" for k in dearest if steps[k].log_weight < 0
+        f"step {k + 1} ({_chosen(steps[k])}) {steps[k].log_weight:.3f}" for k in dearest if steps[k].log_weight < 0
     )
     text = f"log of the mass allowed, all steps: {paid:.3f}"
     if where:
@@ -147,6 +147,11 @@ def _name(part: Language) -> str:
 def _share(log_share: float) -> str:
     share = math.exp(min(log_share, 0.0))
     return f"{share:.3f}" if share >= 0.001 or share == 0.0 else f"{share:.0e}"
+
+
+def _chosen(step: TraceStep) -> str:
+    """What was taken; nothing where the particle died."""
+    return _token(step.token) if np.isfinite(step.log_weight) else "nothing"
 
 
 def _token(text: str) -> str:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING
 from server.cli_errors import OK, UsageError
 
 if TYPE_CHECKING:
+    from samplers.inference_scaling_profile import Profile
     from server.guard import Gate
+    from server.judge_endpoint import Endpoint
 
 ABOUT = """\
 An OpenAI-compatible server: vLLM's own, with weighted, constrained generation inside its engine.
@@ -30,13 +32,19 @@ example:
 class Told:
     """What the operator has told the server, beside vLLM's own arguments.
 
-    places     name -> module:object of a constraint; databases: name -> file or URL; rewards: name -> module:object
+    places           name -> module:object of a constraint; databases: name -> file or URL
+    rewards          name -> module:object of a reward of finished texts; partial_rewards: of prefixes
+    judges           name -> another server's model that answers judges
+    profiles         name -> what `reweigh calibrate --save` wrote
     """
 
     gate: Gate
     places: dict[str, str] = field(default_factory=dict)
     databases: dict[str, str] = field(default_factory=dict)
     rewards: dict[str, str] = field(default_factory=dict)
+    partial_rewards: dict[str, str] = field(default_factory=dict)
+    judges: dict[str, Endpoint] = field(default_factory=dict)
+    profiles: dict[str, Profile] = field(default_factory=dict)
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -55,6 +63,19 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--reward", action="append", metavar="NAME=MODULE:OBJECT",
         help="a reward that requests may name in best_of: fn(text) or fn(prompt, text); may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--partial-reward", action="append", metavar="NAME=MODULE:OBJECT",
+        help="a reward of prefixes that requests may name in partial_reward: fn(text, complete); may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--judge", action="append", metavar="NAME=URL[,model=MODEL][,key_env=VARIABLE]",
+        help="another OpenAI-compatible server's model as a judge that requests may name in best_of, instead of the served one; "
+        "key_env: where its API key stands; may be repeated",
+    )  # fmt: skip
+    command.add_argument(
+        "--profile", action="append", metavar="NAME=FILE",
+        help="a file of `reweigh calibrate --save` that requests may name in best_of for k and temperature; may be repeated",
     )  # fmt: skip
     command.add_argument(
         "--max-requests", type=int, default=256, metavar="N", help="under way at once; more get a 429 (default 256)"
@@ -84,7 +105,21 @@ def run(options: argparse.Namespace) -> int:
     if both := places.keys() & databases.keys():
         raise UsageError(f"{min(both)} is both a --constraint and a --database: give them different names")
     rewards = _pairs(options.reward, "--reward", "name=module:object")
-    told = Told(gate, _places(places, "--constraint"), databases, _places(rewards, "--reward"))
+    partial_rewards = _pairs(options.partial_reward, "--partial-reward", "name=module:object")
+    judges = _pairs(options.judge, "--judge", "name=http://host/v1")
+    if both := rewards.keys() & judges.keys():
+        raise UsageError(f"{min(both)} is both a --reward and a --judge: give them different names")
+    told = Told(
+        gate,
+        places=_places(places, "--constraint"),
+        databases=databases,
+        rewards=_places(rewards, "--reward"),
+        partial_rewards=_places(partial_rewards, "--partial-reward"),
+        judges={name: _judge(text) for name, text in judges.items()},
+        profiles={
+            name: _profile(name, file) for name, file in _pairs(options.profile, "--profile", "name=file").items()
+        },
+    )
     serve(options.model, options.vllm, told)
     return OK
 
@@ -119,3 +154,33 @@ def _place(text: str, option: str) -> str:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     return f"{module}:{name}"
+
+
+def _judge(text: str) -> Endpoint:
+    """The model of another server: its URL, and model=, key_env= after commas."""
+    from server.judge_endpoint import Endpoint, only_model
+
+    url, *rest = text.split(",")
+    told: dict[str, str] = {}
+    for one in rest:
+        name, _, value = one.partition("=")
+        if name not in ("model", "key_env") or not value or name in told:
+            raise UsageError(f"--judge {text}: after the URL model=NAME and key_env=VARIABLE were wanted, not {one!r}")
+        told[name] = value
+    variable = told.get("key_env")
+    key = None if variable is None else os.environ.get(variable)
+    if variable is not None and not key:
+        raise UsageError(f"--judge {text}: the environment variable {variable} is not set, or empty")
+    return Endpoint(url, told.get("model") or only_model(url, key), key)
+
+
+def _profile(name: str, file: str) -> Profile:
+    from decoding.rewarding import profile_of
+    from grammars.errors import RequestError
+
+    try:
+        found = profile_of(file)
+    except RequestError as error:
+        raise UsageError(f"--profile {name}={file}: {error}") from error
+    assert found is not None
+    return found

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import re
-import sys
 from argparse import Namespace
 from functools import partial
 from http import HTTPStatus
@@ -51,6 +50,8 @@ async def page(raw_request: Request) -> Response:
         "databases": sorted(names.databases),
         "rewards": sorted(names.rewards),
         "shipped": SHIPPED_REWARDS,
+        "judges": sorted(names.judges),
+        "partial_rewards": sorted(names.partial_rewards),
         "key": bool(state.reweigh_gate.keys),
     }
     page = PAGE.read_text(encoding="utf-8")
@@ -118,10 +119,15 @@ class Endpoints:
             service=service,
             compiler=compiler,
             names=Names(
-                frozenset(told.places) | frozenset(told.databases), frozenset(told.databases), frozenset(told.rewards)
+                constraints=frozenset(told.places) | frozenset(told.databases),
+                databases=frozenset(told.databases),
+                rewards=frozenset(told.rewards),
+                judges=frozenset(told.judges),
+                partial_rewards=frozenset(told.partial_rewards),
+                profiles=told.profiles,
             ),
+            judges=told.judges,
             rewards={name: _reward(name, place) for name, place in told.rewards.items()},
-            thinking=_thinking_marker(args, engine_client.get_tokenizer()),
             templates_tools="tools" in str(template),
             schema_prompts={name: _schema_prompt(url) for name, url in told.databases.items()},
         )
@@ -159,24 +165,6 @@ async def _warm_up(service: Service, compiler: CompilePool) -> None:
         draw = Draw(prompt, None, written, seed=0, **settings_of({"particles": 2, "max_tokens": 2, "truncate": True}))
         async for _ in service.draw(draw, tokens_input(list(prompt))):
             pass
-
-
-def _thinking_marker(args: Namespace, tokenizer: Any) -> str | None:
-    """What ends the reasoning of the model, where the operator has named a reasoning parser."""
-    name = args.structured_outputs_config.reasoning_parser
-    if not name:
-        return None
-    from vllm.reasoning import ReasoningParserManager
-
-    parser = ReasoningParserManager.get_reasoning_parser(name)(tokenizer)
-    marker = getattr(parser, "end_token", None)
-    if not isinstance(marker, str):
-        print(
-            f"reweigh: the reasoning parser {name} has no end marker: answers are constrained from the start",
-            file=sys.stderr,
-        )
-        return None
-    return marker
 
 
 def _reward(name: str, place: str) -> Reward:

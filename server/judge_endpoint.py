@@ -199,3 +199,24 @@ def _seconds(retry_after: str | None) -> float:
         return min(max(float(retry_after or AGAIN_S), AGAIN_S), 30.0)
     except ValueError:  # a date: some servers send one
         return AGAIN_S
+
+
+def only_model(base_url: str, api_key: str | None) -> str:
+    """The name of the only model that an OpenAI-compatible server has. Raises RequestError where that cannot be said."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    try:
+        response = httpx.get(f"{base_url.rstrip('/')}/models", headers=headers, timeout=10.0)
+        response.raise_for_status()
+        names = [str(one["id"]) for one in response.json()["data"]]
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError, TypeError, KeyError) as error:
+        raise RequestError(
+            f"judge endpoint {base_url!r:.80} does not list its models ({type(error).__name__}: {error}): say which one, model=NAME"
+        ) from error
+    if len(names) != 1:
+        listed = ", ".join(names)
+        raise RequestError(
+            f"judge endpoint {base_url!r:.80} has {len(names)} models: say which one, model=NAME; {listed:.400}"
+        )
+    return names[0]

@@ -39,11 +39,14 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
         {*os.environ.get("VLLM_PLUGINS", _installed_plugins()).split(","), PLUGIN} - {""}
     )
 
+    from decoding.potentials import partial_at
     from decoding.vllm_check import require_vllm
     from grammars.named import register_from
 
     # What an operator has named wrongly is told before vLLM and a model are loaded.
     register_from(told.places, told.databases)
+    for name, place in told.partial_rewards.items():
+        partial_at(name, place)
     require_vllm()
     args = _arguments(model, vllm_arguments, told)
     import uvloop
@@ -114,16 +117,24 @@ async def _engine(args: Any, told: Told) -> AsyncIterator[Any]:
 
     from decoding.vllm_driver import add_processor, sound_engine_args
     from decoding.vllm_names import with_names
+    from decoding.vllm_vocabulary import vocabulary_of
 
     asked, plain = AsyncEngineArgs.from_cli_args(args), AsyncEngineArgs()
     given = {name: value for name, value in vars(asked).items() if value != getattr(plain, name, None)}
     # Statistics are what /metrics shows.
-    given = sound_engine_args({"disable_log_stats": asked.disable_log_stats, **given})
-    given["additional_config"] = with_names(asked.additional_config, told.places, told.databases)
+    sound = sound_engine_args({"disable_log_stats": asked.disable_log_stats, **given})
+    sound["additional_config"] = with_names(asked.additional_config, told.places, told.databases, told.partial_rewards)
+    # Set in place: vLLM's routes read what it notes in parts of the arguments, such as the reasoning parser's name.
+    for name, value in sound.items():
+        setattr(asked, name, value)
     try:
-        config = AsyncEngineArgs(**given).create_engine_config()
+        config = asked.create_engine_config()
+        # A tokenizer that cannot be read, or a reasoning parser that does not fit it, is told before a model is loaded.
+        vocabulary_of(config)
         add_processor(config)
-        client = AsyncLLM.from_vllm_config(config, disable_log_stats=given["disable_log_stats"])
+        client = AsyncLLM.from_vllm_config(config, disable_log_stats=sound["disable_log_stats"])
+    except EngineError:
+        raise
     except Exception as error:
         raise EngineError(f"the engine did not start: {type(error).__name__}: {error}") from error
     try:

@@ -34,7 +34,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run in several processes (`-n 2 --dist loadgroup`), all tests of the shared engine fall to one, all of the server to one."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        group = next((name for name in ("serving", "engine") if name in fixtures), item.path.name)
+        servers = {"serving": "serving", "models": "serving", "engine": "engine"}
+        group = next((group for name, group in servers.items() if name in fixtures), item.path.name)
         item.add_marker(pytest.mark.xdist_group(group))
 
 

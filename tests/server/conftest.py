@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
@@ -21,6 +23,11 @@ import pytest
 
 KEY = "a-key-for-tests"
 MODEL = "smollm2-135m-instruct"
+# k = 5, and T = .5 standard deviations of .4 each.
+PROFILE: dict[str, Any] = {
+    "reweigh_profile": 1, "k": 5, "temperature": 0.5, "normalisation": {"method": "prompt_sd", "typical_sd": 0.4},
+    "evidence": {},
+}  # fmt: skip
 START_S = 240.0
 RULES = '''
 """What an operator sets up: predicates good and bad."""
@@ -49,6 +56,10 @@ def short(prompt, text):
 
 def fails(text):
     raise RuntimeError("this reward fails")
+
+
+def few_zeros(text, complete):
+    return -text.count("0")
 
 
 def sleeps(text, complete):
@@ -99,16 +110,21 @@ class Serving:
 
 
 def start_server(folder: Path, *arguments: str, key: str | None = KEY) -> Serving:
-    """Start `reweigh serve` in a folder and wait until it is ready; fails with what it printed."""
+    """Start `reweigh serve` in a folder and wait until it is ready; fails with what it printed.
+
+    arguments  {port} in them is the server's own; the variable OWN_KEY has its key
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = folder / f"serve-{port}.log"
     command = [sys.executable, "-m", "server.cli", "serve", "--port", str(port)]
-    command += ["--dtype", "float32", "--max-num-seqs", "32", "--max-model-len", "1024", *arguments]
+    command += ["--dtype", "float32", "--max-num-seqs", "32", "--max-model-len", "1024"]
+    command += [argument.replace("{port}", str(port)) for argument in arguments]
     command += ["--api-key", key] if key else []
     root = str(Path(__file__).resolve().parents[2])
     environment = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+    environment |= {"OWN_KEY": key} if key else {}
     with log.open("wb") as out:
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=out, start_new_session=True)
     deadline = time.monotonic() + START_S
@@ -142,6 +158,7 @@ def operator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         database.execute("CREATE TABLE customer (id INTEGER PRIMARY KEY, name TEXT, age INTEGER)")
         database.execute("INSERT INTO customer VALUES (1, 'Zoe', 31), (2, 'Li', 45)")
     database.close()
+    (folder / "short.json").write_text(json.dumps(PROFILE))
     return folder
 
 
@@ -151,7 +168,11 @@ def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     names = ("even", "raises", "raises_late", "hangs", "sleeps", "crashes")
     constraints = [f"--constraint={name}=rules.py:{name}" for name in names]
     rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails")]
-    server = start_server(operator_folder, *constraints, *rewards, "--database=shop=shop.sqlite")
+    partial = [f"--partial-reward={name}=rules.py:{name}" for name in ("few_zeros", "raises_late", "hangs", "crashes")]
+    # The server as a judge at the other end of HTTP: its own.
+    judge = f"--judge=itself=http://127.0.0.1:{{port}}/v1,model={MODEL},key_env=OWN_KEY"
+    more = ("--database=shop=shop.sqlite", judge, "--profile=brief=short.json")
+    server = start_server(operator_folder, *constraints, *rewards, *partial, *more)
     yield server
     # A server that is killed says goodbye to nobody: all its processes are to end by themselves.
     family = psutil.Process(server.process.pid).children(recursive=True)

@@ -49,7 +49,7 @@ def test_the_fields_of_a_body():
         "reweigh": {"constraint": {"regex": "a"}, "particles": 4, "seed": 9, "ess_threshold": 0, "select": "best"},
         "n": 2, "seed": 5, "max_completion_tokens": 7, "max_tokens": 9, "stop": "x", "temperature": 0,
     })  # fmt: skip
-    assert (asked.spec, asked.particles, asked.n, asked.select) == ({"regex": "a"}, 4, 2, "best")
+    assert (asked.spec, asked.settings["particles"], asked.n, asked.select) == ({"regex": "a"}, 4, 2, "best")
     assert (asked.seed, asked.max_tokens) == (9, 7), (
         "reweigh.seed goes before seed, max_completion_tokens before max_tokens"
     )
@@ -74,6 +74,17 @@ def test_a_field_that_would_be_ignored_is_refused(body: dict[str, Any], chat: bo
     with pytest.raises(ApiError) as refused:
         read(body, chat)
     assert (refused.value.status, refused.value.param) == (400, param)
+
+
+@pytest.mark.parametrize("extra", [{}, {"add_generation_prompt": True}])
+def test_an_extra_body_that_repeats_what_stands_at_the_top_loses_nothing(extra: dict[str, Any]):
+    refuse_unknown({**extra, "extra_body": extra})
+
+
+def test_an_extra_body_that_says_something_else_is_refused():
+    with pytest.raises(ApiError) as refused:
+        refuse_unknown({"guided": 1, "extra_body": {"guided": 2}})
+    assert refused.value.param == "extra_body"
 
 
 def test_negative_seeds_have_a_place_of_their_own():

@@ -81,7 +81,7 @@ class Visit:
         """Fill the form in: fields by their id, and `mode`."""
         if mode := form.pop("mode", None):
             self.page.check(f"[name=mode][value={mode}]")
-        for name in ("kind", "reward"):
+        for name in ("kind", "reward", "partial_reward"):
             if name in form:
                 self.page.select_option(f"#{name}", form.pop(name))
         for field, value in form.items():
@@ -194,12 +194,13 @@ def test_page_draws_the_particles_weights_and_ancestry_that_came(visit: Visit) -
 
 def test_page_selects_by_a_reward(visit: Visit) -> None:
     offered = visit.page.eval_on_selector_all("#reward option", "all => all.map(one => one.value)")
-    assert offered[0] == "" and {"short", "mean_logprob", "self_certainty"} <= set(offered)
+    assert offered[0] == "" and {"short", "itself", "mean_logprob", "self_certainty"} <= set(offered)
     assert visit.page.is_hidden("#select_temperature")
     visit.ask(mode="completion", prompt="Count: ", kind="regex", spec="[0-9]( [0-9]){2,12}", reward="short")
+    visit.ask(partial_reward="few_zeros")
     visit.ask(particles="6", seed="2", max_tokens="40", select_temperature="0")
     code = visit.page.text_content("#code") or ""
-    assert '"best_of": {"reward": "short", "temperature": 0}' in code
+    assert '"best_of": {"reward": "short", "temperature": 0}' in code and '"partial_reward": "few_zeros"' in code
     (choice,) = (c for event in events(visit.run()) for c in event["choices"] if c["finish_reason"])
     rewards = [one["reward"] for one in choice["particles"]]
     assert rewards == [-len(one["text"]) for one in choice["particles"]]
