@@ -53,8 +53,7 @@ class Endpoint:
         concurrency: int = 32,
         options: Mapping[str, Any] | None = None,
     ) -> None:
-        if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
-            raise RequestError(f"judge endpoint: base_url={base_url!r:.80}: http://host/v1 was wanted")
+        _check_url(base_url)
         if not isinstance(model, str) or not model:
             raise RequestError(f"judge endpoint: model={model!r:.80}: the name of a model there was wanted")
         if isinstance(timeout_s, bool) or not isinstance(timeout_s, int | float) or not 0 < timeout_s < math.inf:
@@ -205,6 +204,7 @@ def only_model(base_url: str, api_key: str | None) -> str:
     """The name of the only model that an OpenAI-compatible server has. Raises RequestError where that cannot be said."""
     import httpx
 
+    _check_url(base_url)
     headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
     try:
         response = httpx.get(f"{base_url.rstrip('/')}/models", headers=headers, timeout=10.0)
@@ -220,3 +220,8 @@ def only_model(base_url: str, api_key: str | None) -> str:
             f"judge endpoint {base_url!r:.80} has {len(names)} models: say which one, model=NAME; {listed:.400}"
         )
     return names[0]
+
+
+def _check_url(base_url: str) -> None:
+    if not isinstance(base_url, str) or not base_url.startswith(("http://", "https://")):
+        raise RequestError(f"judge endpoint: base_url={base_url!r:.80}: http://host/v1 was wanted")
