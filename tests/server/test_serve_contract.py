@@ -434,7 +434,7 @@ def test_the_asynchronous_client(serving: Serving):
         ({"top_p": 0.9, "reweigh": {}}, 400, "top_p", "unsupported_value"),
         ({"logit_bias": {"5": 1}, "reweigh": {}}, 400, "logit_bias", "unsupported_value"),
         ({"reweigh": {"constraints": {}}}, 400, "reweigh.constraints", "unknown_field"),
-        ({"reweigh": {"best_of": {"k": 4}}}, 400, "reweigh.best_of", "invalid_value"),
+        ({"reweigh": {"best_of": {"k": 4}}}, 400, "reweigh.best_of.reward", "invalid_value"),
         ({"reweigh": {"best_of": {"k": 0, "reward": "short"}}}, 400, "reweigh.best_of.k", "invalid_value"),
         ({"reweigh": {"best_of": {"k": 2, "reward": "nothing"}}}, 400, "reweigh.best_of.reward", "invalid_value"),
         ({"reweigh": {"best_of": {"k": 2, "reward": {"json_valid": {}}}}}, 400, "reweigh.best_of.reward", "invalid_value"),
