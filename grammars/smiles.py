@@ -107,7 +107,13 @@ class Smiles(Language):
 
     def compile(self, vocabulary: Vocabulary) -> Constraint:
         from grammars.llguidance_engine import compile_guided
-        from grammars.molecules.chemistry import elements_needed, has_all_and_none, substructures, symbol_of
+        from grammars.molecules.chemistry import (
+            elements_needed,
+            ends_needed,
+            has_all_and_none,
+            substructures,
+            symbol_of,
+        )
         from grammars.molecules.state import MoleculeConstraint
         from grammars.regex import to_rust
 
@@ -129,7 +135,13 @@ class Smiles(Language):
                 f"smiles: required has patterns of {needed.total()} atoms or more, and max_atoms is {self.max_atoms}"
             )
         tested = MoleculeConstraint(
-            self.min_atoms, self.max_atoms, is_molecule, vocabulary, needed=needed, connected=self.connected
+            self.min_atoms,
+            self.max_atoms,
+            is_molecule,
+            vocabulary,
+            needed=needed,
+            ends=ends_needed(required),
+            connected=self.connected,
         )
         return AllConstraint((mask, tested), vocabulary)
 

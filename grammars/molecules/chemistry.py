@@ -48,6 +48,28 @@ def elements_needed(patterns: Iterable[Chem.Mol]) -> Counter[int]:
     return needed
 
 
+def ends_needed(patterns: Iterable[Chem.Mol]) -> Counter[int]:
+    """Those of the atoms needed that no ring can go through, like the O of [OX2H]: one bond at most leads to another atom."""
+    needed: Counter[int] = Counter()
+    for pattern in patterns:
+        queries = [atom.DescribeQuery() for atom in pattern.GetAtoms()]
+        needed |= Counter(element for query in queries if (element := _element(query)) > 1 and _is_end(query))
+    return needed & elements_needed(patterns)
+
+
+def _is_end(query: str) -> bool:
+    """Whether a query without a choice asks for at most one bond to an atom that is no hydrogen, by D or by X and H."""
+
+    def asked(name: str) -> int | None:
+        found = re.search(rf"^ *{name} (\d+) = val", query, re.MULTILINE)
+        return int(found[1]) if found else None
+
+    bonds, total, hydrogens = map(asked, ("AtomExplicitDegree", "AtomTotalDegree", "AtomHCount"))
+    if bonds is None and total is not None and hydrogens is not None:
+        bonds = total - hydrogens
+    return bonds is not None and bonds <= 1
+
+
 def _element(query: str) -> int:
     """The atomic number that a query on an atom asks for, as RDKit describes it; 0 where it leaves a choice."""
     found = re.search(r"^ *(?:AtomType|AtomAtomicNum) (\d+) = val", query, re.MULTILINE)

@@ -150,11 +150,23 @@ def _atoms_to_come(state: Prefix) -> int:
     least = branches + (state.last in ("(", ")", "."))
     if here < 0 or not (state.rings or state.bond or state.loose):
         return least
-    opened = Counter(at for at, _ in state.rings.values())
-    closable = {at for at in opened if _may_close(state, here, at)}
-    if state.bond and not any(_takes_bond(state, at) for at in closable):
+    if state.bond and not _closable(state):
         # The bond leads to an atom, and no ring ends here.
-        closable, least = set(), max(least, branches + 1)
+        least = max(least, branches + 1)
+    return max(least, _ring_atoms_to_come(state))
+
+
+def _closable(state: Prefix) -> set[int]:
+    """The atoms whose open rings the current one may close; none where it has begun a bond that fits no ring."""
+    found = {at for at in {at for at, _ in state.rings.values()} if _may_close(state, state.stack[-1], at)}
+    return found if not state.bond or any(_takes_bond(state, at) for at in found) else set()
+
+
+def _ring_atoms_to_come(state: Prefix) -> int:
+    """How many of the atoms that follow have to lie on rings, at least."""
+    branches, here, least = len(state.stack) - 1, state.stack[-1], 0
+    opened = Counter(at for at, _ in state.rings.values())
+    closable = _closable(state)
     for at, count in opened.items():
         # Each of an atom's rings ends at another atom, none of them bonded to it already, as the next in the chain will be.
         alone = at == here and not branches
@@ -184,7 +196,7 @@ def _takes_bond(state: Prefix, at: int) -> bool:
 class MoleculeConstraint:
     """Tests candidates for a molecule; is_molecule is asked about finished texts.
 
-    needed     atoms by atomic number that is_molecule takes no molecule without
+    needed     atoms by atomic number that is_molecule takes no molecule without; ends: those of them that lie on no ring
     connected  whether no dot may come
     """
 
@@ -198,6 +210,7 @@ class MoleculeConstraint:
         vocabulary: Vocabulary,
         *,
         needed: Counter[int],
+        ends: Counter[int],
         connected: bool,
     ) -> None:
         self.min_atoms = min_atoms
@@ -205,6 +218,7 @@ class MoleculeConstraint:
         self.is_molecule = is_molecule
         self.vocabulary = vocabulary
         self.needed = needed
+        self.ends = ends
         self.connected = connected
 
     def left(self, state: Prefix, text: str) -> int:
@@ -225,8 +239,10 @@ class MoleculeConstraint:
     def may_become_one(self, state: Prefix, text: str, budget: list[int]) -> bool:
         """Whether a molecule goes on like this, as far as a search of so many symbols tells; True where atoms are left over."""
         left = self.left(state, text)
-        if left != 0:
-            return left > 0
+        if left < 0 or (state.stack[-1] >= 0 and not self._rings_leave_room(state, text)):
+            return False
+        if left > 0:
+            return True
         if state.heavy >= self.min_atoms and _may_end(state) and self.is_molecule(text):
             return True
         for symbol in self._last_symbols(state, text):
@@ -237,6 +253,11 @@ class MoleculeConstraint:
             if after is not None and self.may_become_one(after, text + symbol, budget):
                 return True
         return False
+
+    def _rings_leave_room(self, state: Prefix, text: str) -> bool:
+        """Whether the atoms that have to close rings leave as many as are needed and can close none."""
+        left = self.max_atoms - state.heavy - _ring_atoms_to_come(state)
+        return left >= self.ends.total() or left >= (self.ends - elements_of(text)).total()
 
     def _last_symbols(self, state: Prefix, text: str) -> Iterable[str]:
         """What may follow where every atom to come is one that is needed."""

@@ -241,6 +241,39 @@ def test_elements_and_substructures_are_kept_to():
         assert not is_member(constraint, text), text
 
 
+def test_no_molecule_with_what_is_required_is_lost_within_exactly_its_atoms(molecules: list[str]):
+    """Whatever the order it is written in: rings are not said to leave no room for an atom at an end where they do."""
+    RDLogger.DisableLog("rdApp.*")
+    asked = ("[OX2H]", "[NX3;H2]", "[CX4H3]", "[O;D1]", "c[OX2H]", "[CX4H3][OX2]")
+    found = dict.fromkeys(asked, 0)
+    for text in molecules[::7]:
+        molecule = Chem.MolFromSmiles(text)
+        for pattern in asked:
+            if found[pattern] >= 6 or not molecule.HasSubstructMatch(Chem.MolFromSmarts(pattern)):
+                continue
+            found[pattern] += 1
+            constraint = Smiles(max_atoms=molecule.GetNumHeavyAtoms(), required=[pattern]).compile(SMALL)
+            for written in Chem.MolToRandomSmilesVect(molecule, 2, 7):
+                assert is_member(constraint, written), (pattern, written)
+    assert min(found.values()) >= 2, found
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern", "least"),
+    [
+        ("C15-0-C27-C30-C45-C53-C64-C71", "[OX2H]", 9),
+        ("C1CCC", "[OX2H]", 5),
+        ("C1CCCCCC2", "[NX3;H2]", 10),
+        ("C1CCC(C)C2", "[O;D1]", 9),
+    ],
+)
+def test_rings_that_leave_no_room_for_what_is_required_are_not_begun(text, pattern, least):
+    """least: the atoms of the smallest molecule that begins like this."""
+    for most in (least - 1, least):
+        constraint = Smiles(max_atoms=most, required=[pattern]).compile(SMALL)
+        assert (by_bytes(constraint, text.encode()) is not None) == (most == least)
+
+
 def test_cost_of_a_check_is_flat_in_the_text():
     constraint = Smiles().compile(SMALL)
     written, ids = SMALL.by_bytes
