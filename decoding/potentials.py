@@ -8,7 +8,6 @@ a predicate does: a slow function slows the batch.
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import math
 import os
@@ -21,6 +20,7 @@ import numpy as np
 
 from decoding.request import finished_text
 from grammars.errors import RequestError, RewardError
+from grammars.places import object_at
 from grammars.predicate_pool import Pool
 
 _COUNTER = itertools.count()
@@ -140,18 +140,9 @@ def register_partial(places: Mapping[str, str], decode: Callable[[list[int]], by
 
 def partial_at(name: str, place: str) -> Callable[[str, bool], float]:
     """The function that stands at `module:object`. Raises RewardError where there is none."""
-    module, _, path = place.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in path.split("."):
-            found = getattr(found, part)
-    except Exception as error:  # whatever the operator's module does when it is imported
-        raise RewardError(
-            f"partial reward {name!r}: {place} cannot be imported: {type(error).__name__}: {error}; write module:object"
-        ) from error
-    if not callable(found):
+    function: Callable[[str, bool], float] = object_at(place, f"partial reward {name!r}", RewardError)
+    if not callable(function):
         raise RewardError(f"partial reward {name!r}: {place} is no function (text, complete) -> number")
-    function: Callable[[str, bool], float] = found
     return function
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
+from grammars.places import object_at
 from grammars.registry import Example, grammar, language_from_arguments
 from grammars.vocabulary import Vocabulary
 
@@ -67,15 +67,7 @@ def register_from(places: Mapping[str, str], databases: Mapping[str, str], proce
     Raises GrammarError for one that cannot be imported or read.
     """
     for name, place in places.items():
-        module, _, path = place.partition(":")
-        try:
-            value: Any = importlib.import_module(module)
-            for part in path.split("."):
-                value = getattr(value, part)
-        except Exception as error:  # whatever the operator's module does when it is imported
-            raise GrammarError(
-                f"constraint {name!r}: {place} cannot be imported: {type(error).__name__}: {error}; write module:object"
-            ) from error
+        value = object_at(place, f"constraint {name!r}", GrammarError)
         register(name, _in_processes(value, processes) if processes else value)
     for name, database in databases.items():
         register(name, {"sql": database})

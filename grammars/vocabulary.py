@@ -29,7 +29,9 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if len(self.tokens) > self.size:
-            raise ValueError(f"{len(self.tokens)} tokens for {self.size} columns of logits: leave out the ids without a column")
+            raise ValueError(
+                f"{len(self.tokens)} tokens for {self.size} columns of logits: leave out the ids without a column"
+            )
         if not self.eos_ids or not all(0 <= eos < self.size for eos in self.eos_ids):
             raise ValueError(f"eos_ids={self.eos_ids}: give at least one id, each from 0 to {self.size - 1}")
         for eos in self.eos_ids:

@@ -18,7 +18,7 @@ from samplers.rules.softmax import Softmax
 from samplers.stopping import Stop, stop_of
 from server.api_constraints import Names
 from server.api_errors import bad
-from server.api_numbers import count, number, shown
+from server.api_numbers import count, number, short
 
 MOST_PARTICLES = 1024
 MOST_WAVES = 64
@@ -67,7 +67,7 @@ def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
         return None
     if not isinstance(given, Mapping):
         raise bad(
-            f'{place} is {shown(given)}: an object with "reward", "k" and others of {", ".join(_FIELDS)} was wanted',
+            f'{place} is {short(given)}: an object with "reward", "k" and others of {", ".join(_FIELDS)} was wanted',
             place,
         )
     if unknown := sorted(map(str, given.keys() - set(_FIELDS))):
@@ -80,7 +80,7 @@ def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
     k = count(given, "k", 1, MOST_PARTICLES, f"{place}.k") if "k" in given else own.get("particles")
     if own.get("particles") is not None and own["particles"] != k:
         raise bad(
-            f"{place}.k is {k} and reweigh.particles {shown(own['particles'])}: they are one number", f"{place}.k"
+            f"{place}.k is {k} and reweigh.particles {short(own['particles'])}: they are one number", f"{place}.k"
         )
     if k is None:
         raise bad(f"{place}.k: how many to select from was wanted", f"{place}.k")
@@ -111,7 +111,7 @@ def partial_reward(own: Mapping[str, Any], names: Names) -> NamedPotential | Non
     fields = {"name": given} if isinstance(given, str) else given
     if not isinstance(fields, Mapping) or "name" not in fields:
         raise bad(
-            f'{place} is {shown(given)}: a name, or {{"name": ..., "temperature": ..., "every": ...}} was wanted', place
+            f'{place} is {short(given)}: a name, or {{"name": ..., "temperature": ..., "every": ...}} was wanted', place
         )
     if unknown := sorted(map(str, fields.keys() - {"name", "temperature", "every"})):
         raise bad(
@@ -123,7 +123,7 @@ def partial_reward(own: Mapping[str, Any], names: Names) -> NamedPotential | Non
     if not isinstance(name, str) or name not in names.partial_rewards:
         listed = ", ".join(sorted(names.partial_rewards)) or "none"
         raise bad(
-            f"{place}: {shown(name)} is no reward on partial text that the operator has set up "
+            f"{place}: {short(name)} is no reward on partial text that the operator has set up "
             f"(--partial-reward name=module:object); there are: {listed}",
             place,
         )
@@ -147,7 +147,7 @@ def _with_profile(given: Mapping[str, Any], names: Names, place: str) -> Mapping
     elif not isinstance(profile, Mapping):
         listed = ", ".join(sorted(names.profiles)) or "none"
         raise bad(
-            f"{place}.profile is {shown(profile)}: the object that `reweigh calibrate --save` writes was wanted, or a name of the "
+            f"{place}.profile is {short(profile)}: the object that `reweigh calibrate --save` writes was wanted, or a name of the "
             f"operator's (--profile name=file); there are: {listed}",
             f"{place}.profile",
         )
@@ -184,10 +184,10 @@ def _rule(given: Mapping[str, Any], k: int, place: str) -> Rule:
     except RequestError as error:
         raise bad(f"{place}.{error}", f"{place}.rule") from None
     if rule is None:
-        raise bad(f"{place}.rule is {shown(given['rule'])}: a name, or {{name: options}} was wanted", f"{place}.rule")
+        raise bad(f"{place}.rule is {short(given['rule'])}: a name, or {{name: options}} was wanted", f"{place}.rule")
     if "temperature" in given and not rule.takes_temperature:
         raise bad(
-            f"{place}.temperature: the rule {shown(given['rule'])} has none: leave it out", f"{place}.temperature"
+            f"{place}.temperature: the rule {short(given['rule'])} has none: leave it out", f"{place}.temperature"
         )
     named = name_and_options(given["rule"])
     if named is not None and named[0] == "mbr" and k > MOST_COMPARED:
@@ -203,7 +203,7 @@ def _reward(given: Mapping[str, Any], names: Names, place: str) -> tuple[str | R
     if judge is not None and (not isinstance(judge, str) or judge not in names.judges):
         listed = ", ".join(sorted(names.judges)) or "none"
         raise bad(
-            f"{place}.judge: {shown(judge)} is no judge that the operator has set up (--judge name=URL); there are: {listed}",
+            f"{place}.judge: {short(judge)} is no judge that the operator has set up (--judge name=URL); there are: {listed}",
             f"{place}.judge",
         )
     if isinstance(reward, str) and reward in names.rewards:
@@ -218,7 +218,7 @@ def _reward(given: Mapping[str, Any], names: Names, place: str) -> tuple[str | R
     kind = next(iter(reward), None) if isinstance(reward, Mapping) else reward
     if kind not in _REWARDS:
         listed = ", ".join(sorted({*names.rewards, *names.judges, *_REWARDS}))
-        raise bad(f"{place}.reward: {shown(reward)} is none; there are {listed}", f"{place}.reward")
+        raise bad(f"{place}.reward: {short(reward)} is none; there are {listed}", f"{place}.reward")
     try:
         made = reward_named(reward)
     except RequestError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from samplers.inference_scaling_profile import Profile
 from server.api_errors import bad
+from server.api_numbers import short
 from server.api_schemas import checked_schema
 
 Spec = dict[str, Any]
@@ -47,7 +48,7 @@ def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:
     if isinstance(given, str):
         return _named(given, param, names.constraints)
     if not isinstance(given, Mapping):
-        raise bad(f"{param} is {_shown(given)}: an object with one of {', '.join(KINDS)} was wanted, or a name", param)
+        raise bad(f"{param} is {short(given)}: an object with one of {', '.join(KINDS)} was wanted, or a name", param)
     found = [kind for kind in KINDS if kind in given]
     if len(found) != 1:
         what = "none of them" if not found else " and ".join(found)
@@ -74,7 +75,7 @@ def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:
     if kind == "pddl":
         _texts(value, ("domain", "problem"), place)
     elif kind in ("regex", "lark") and not isinstance(value, str):
-        raise bad(f"{place} is {_shown(value)}: a text was wanted", place)
+        raise bad(f"{place} is {short(value)}: a text was wanted", place)
     elif kind == "json_schema":
         value = checked_schema(value, place)
     return {kind: value, **options}
@@ -83,7 +84,7 @@ def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:
 def _named(name: Any, param: str, known: frozenset[str]) -> Spec:
     if not isinstance(name, str) or name not in known:
         listed = ", ".join(sorted(known)) or "none"
-        raise bad(f"{param}: {_shown(name)} is no name that the operator has set up; there are: {listed}", param)
+        raise bad(f"{param}: {short(name)} is no name that the operator has set up; there are: {listed}", param)
     return {"named": name}
 
 
@@ -95,7 +96,7 @@ def _parts(value: Any, param: str) -> Sequence[Any]:
 
 def _options(value: Any, param: str) -> list[str]:
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise bad(f"{param} is {_shown(value)}: a list of texts was wanted", param)
+        raise bad(f"{param} is {short(value)}: a list of texts was wanted", param)
     if len(value) > LARGEST_CHOICE:
         raise bad(
             f"{param} has {len(value)} texts, more than {LARGEST_CHOICE}: have the operator set the list up by name "
@@ -117,8 +118,3 @@ def _no_options(options: Mapping[str, Any], kind: str, param: str) -> None:
     if options:
         name = min(options)
         raise bad(f"{param}.{name}: {kind!r} takes no option {name!r} here", f"{param}.{name}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -10,11 +10,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from grammars.errors import RewardError
 from server.api_answer import Answer, answer_of, totals, usage
-from server.api_errors import api_error
+from server.api_errors import ApiError, api_error
 from server.api_request import Asked
 from server.api_shapes import Shape
 from server.api_waves import chunks_in_waves
@@ -113,6 +114,10 @@ async def _judged(job: Job, k: int, result: Result) -> Result:
     """The result with its rewards, where a reward selects."""
     from decoding.rewarding import with_rewards
 
+    if isinstance(result.error, RewardError):
+        # No finished text has been judged yet: it is the reward on partial text that failed in the engine.
+        told = str(result.error)
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, told, "reweigh.partial_reward", "reward_failed")
     if job.selecting is None:
         return result
     try:

@@ -88,8 +88,7 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
         case PredicateError():
             return ApiError(unprocessable, str(error), param, "predicate_failed")
         case RewardError():
-            about = "partial_reward" if str(error).startswith("partial_reward") else "best_of.reward"
-            return ApiError(unprocessable, str(error), f"reweigh.{about}", "reward_failed")
+            return ApiError(unprocessable, str(error), "reweigh.best_of.reward", "reward_failed")
         case GrammarError():
             return ApiError(HTTPStatus.BAD_REQUEST, str(error), param, "invalid_constraint")
         case EngineError():

@@ -15,7 +15,7 @@ def count(values: Mapping[str, Any], name: str, least: int, most: int, param: st
     if value is None:
         return 1
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise bad(f"{param} is {shown(value)}: a whole number from {least} to {most} was wanted", param)
+        raise bad(f"{param} is {short(value)}: a whole number from {least} to {most} was wanted", param)
     return value
 
 
@@ -26,11 +26,11 @@ def number(
     if value is None:
         return default
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise bad(f"{param or name} is {shown(value)}: a number from {least:g} to {most:g} was wanted", param or name)
+        raise bad(f"{param or name} is {short(value)}: a number from {least:g} to {most:g} was wanted", param or name)
     return float(value)
 
 
-def shown(value: Any) -> str:
+def short(value: Any) -> str:
     """A value as an error message shows it, cut short."""
     text = json.dumps(value, ensure_ascii=True, default=repr)
     return text if len(text) <= 60 else text[:57] + "..."

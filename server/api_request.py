@@ -10,8 +10,7 @@ from decoding.potentials import NamedPotential
 from server.api_best_of import MOST_PARTICLES, BestOf, best_of, partial_reward
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
-from server.api_numbers import count, number
-from server.api_numbers import shown as short
+from server.api_numbers import count, number, short
 from server.api_schemas import checked_schema, shown, strict_schema
 from server.api_thinking import Thinking
 from server.api_tools import Tools, tools_of

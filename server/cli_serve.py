@@ -27,6 +27,26 @@ Without --host it listens on 127.0.0.1, without --port on 8000; --shutdown-timeo
 example:
   reweigh serve --model org/model --api-key $KEY --database shop=shop.sqlite --constraint lucky=rules:even"""
 
+# What an operator gives names that requests may use: the option, what stands for one, and what it is.
+_NAMED = {
+    "constraint": ("MODULE:OBJECT", "a language, type or predicate that requests may name"),
+    "database": ("FILE_OR_URL", "a database that requests may name to have queries of it written"),
+    "reward": ("MODULE:OBJECT", "a reward that requests may name in best_of: fn(text) or fn(prompt, text)"),
+    "partial-reward": (
+        "MODULE:OBJECT",
+        "a reward of prefixes that requests may name in partial_reward: fn(text, complete)",
+    ),
+    "judge": (
+        "URL[,model=MODEL][,key_env=VARIABLE]",
+        "another OpenAI-compatible server's model as a judge that requests may name in best_of, instead of the served one; "
+        "key_env: where its API key stands",
+    ),
+    "profile": (
+        "FILE",
+        "a file of `reweigh calibrate --save` that requests may name in best_of for k and temperature",
+    ),
+}
+
 
 @dataclass(frozen=True)
 class Told:
@@ -52,31 +72,8 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--api-key", action="append", metavar="KEY", help="asked for everywhere but at /health; may be repeated"
     )
-    command.add_argument(
-        "--constraint", action="append", metavar="NAME=MODULE:OBJECT",
-        help="a language, type or predicate that requests may name; may be repeated",
-    )  # fmt: skip
-    command.add_argument(
-        "--database", action="append", metavar="NAME=FILE_OR_URL",
-        help="a database that requests may name to have queries of it written; may be repeated",
-    )  # fmt: skip
-    command.add_argument(
-        "--reward", action="append", metavar="NAME=MODULE:OBJECT",
-        help="a reward that requests may name in best_of: fn(text) or fn(prompt, text); may be repeated",
-    )  # fmt: skip
-    command.add_argument(
-        "--partial-reward", action="append", metavar="NAME=MODULE:OBJECT",
-        help="a reward of prefixes that requests may name in partial_reward: fn(text, complete); may be repeated",
-    )  # fmt: skip
-    command.add_argument(
-        "--judge", action="append", metavar="NAME=URL[,model=MODEL][,key_env=VARIABLE]",
-        help="another OpenAI-compatible server's model as a judge that requests may name in best_of, instead of the served one; "
-        "key_env: where its API key stands; may be repeated",
-    )  # fmt: skip
-    command.add_argument(
-        "--profile", action="append", metavar="NAME=FILE",
-        help="a file of `reweigh calibrate --save` that requests may name in best_of for k and temperature; may be repeated",
-    )  # fmt: skip
+    for name, (form, what) in _NAMED.items():
+        command.add_argument(f"--{name}", action="append", metavar=f"NAME={form}", help=f"{what}; may be repeated")
     command.add_argument(
         "--max-requests", type=int, default=256, metavar="N", help="under way at once; more get a 429 (default 256)"
     )

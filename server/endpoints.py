@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 
-from grammars.errors import EngineError
+from grammars.errors import EngineError, RequestError
+from grammars.places import object_at
 from server.api_constraints import Names
 from server.api_errors import ApiError
 from server.api_routes import Backend, error_response
@@ -169,15 +170,13 @@ async def _warm_up(service: Service, compiler: CompilePool) -> None:
 
 def _reward(name: str, place: str) -> Reward:
     """The reward that stands at `module:object`: a function, or an object with `score`."""
-    import importlib
-
     from decoding.rewarding import reward_of
 
-    module, _, attribute = place.partition(":")
+    found = object_at(place, f"reward {name!r}", EngineError)
     try:
-        return reward_of(getattr(importlib.import_module(module), attribute))
-    except Exception as error:  # whatever the operator's module does when it is imported
-        raise EngineError(f"reward {name!r}: {place} cannot be had: {type(error).__name__}: {error}") from error
+        return reward_of(found)
+    except RequestError as error:
+        raise EngineError(f"reward {name!r}: {place}: {error}") from error
 
 
 def _schema_prompt(url: str) -> str:

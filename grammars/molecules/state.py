@@ -67,13 +67,17 @@ def further(reading: Reading, char: str, max_atoms: int) -> Reading:
         return Reading(before, symbol, None)
     if symbol[0] == "%" and len(symbol) < 3:
         check(before, symbol)
-        # A number that is open already, or a new one, which are all alike.
-        known = [number for number in before.rings if number.startswith(symbol)]
-        new = [number for k in range(10, 100) if (number := f"%{k}").startswith(symbol) and number not in known][:1]
-        if not any(_fits(_fitting, before, number, max_atoms) for number in (*known, *new)):
+        if not any(_fits(_fitting, before, number, max_atoms) for number in _ring_numbers(before, symbol)):
             raise Invalid
         return Reading(before, symbol, None)
     return Reading(before, symbol, _fitting(before, symbol, max_atoms))
+
+
+def _ring_numbers(state: Prefix, begun: str = "") -> list[str]:
+    """The numbers that rings are open by, and a new one, which are all alike; of those that begin so."""
+    known = [number for number in state.rings if number.startswith(begun)]
+    new = (number for number in RING_NUMBERS if number.startswith(begun) and number not in state.rings)
+    return [*known, *itertools.islice(new, 1)]
 
 
 def _fitting(before: Prefix, symbol: str, max_atoms: int) -> Prefix:
@@ -122,7 +126,7 @@ def _symbols_after(state: Prefix) -> Iterable[str]:
     yield from ("C", "c", "O", "N")
     if not state.bond:
         yield from (")", "(", "=", "-", ".")
-    yield from itertools.islice((number for number in RING_NUMBERS if number not in state.rings), 1)
+    yield from _ring_numbers(state)[len(state.rings) :]
     yield from VERSATILE
     yield from () if state.bond else ("#", "$")
 
@@ -150,10 +154,11 @@ def _atoms_to_come(state: Prefix) -> int:
     least = branches + (state.last in ("(", ")", "."))
     if here < 0 or not (state.rings or state.bond or state.loose):
         return least
-    if state.bond and not _closable(state):
+    closable = _closable(state)
+    if state.bond and not closable:
         # The bond leads to an atom, and no ring ends here.
         least = max(least, branches + 1)
-    return max(least, _ring_atoms_to_come(state))
+    return max(least, _ring_atoms_to_come(state, closable))
 
 
 def _closable(state: Prefix) -> set[int]:
@@ -162,11 +167,10 @@ def _closable(state: Prefix) -> set[int]:
     return found if not state.bond or any(_takes_bond(state, at) for at in found) else set()
 
 
-def _ring_atoms_to_come(state: Prefix) -> int:
-    """How many of the atoms that follow have to lie on rings, at least."""
+def _ring_atoms_to_come(state: Prefix, closable: set[int]) -> int:
+    """How many of the atoms that follow have to lie on rings, at least. closable: whose rings the current one may close."""
     branches, here, least = len(state.stack) - 1, state.stack[-1], 0
     opened = Counter(at for at, _ in state.rings.values())
-    closable = _closable(state)
     for at, count in opened.items():
         # Each of an atom's rings ends at another atom, none of them bonded to it already, as the next in the chain will be.
         alone = at == here and not branches
@@ -256,12 +260,14 @@ class MoleculeConstraint:
 
     def _rings_leave_room(self, state: Prefix, text: str) -> bool:
         """Whether the atoms that have to close rings leave as many as are needed and can close none."""
-        left = self.max_atoms - state.heavy - _ring_atoms_to_come(state)
+        if not self.ends:
+            return True
+        left = self.max_atoms - state.heavy - _ring_atoms_to_come(state, _closable(state))
         return left >= self.ends.total() or left >= (self.ends - elements_of(text)).total()
 
     def _last_symbols(self, state: Prefix, text: str) -> Iterable[str]:
         """What may follow where every atom to come is one that is needed."""
-        yield from state.rings
+        yield from state.rings if state.heavy == self.max_atoms else _ring_numbers(state)
         if state.heavy < self.max_atoms:
             for element in self.needed - elements_of(text):
                 yield from atoms_of(element)
@@ -272,8 +278,6 @@ class MoleculeConstraint:
                 yield "-"
             if state.heavy < self.max_atoms:
                 yield from ("(",) if self.connected else ("(", ".")
-        if state.heavy < self.max_atoms:
-            yield from itertools.islice((number for number in RING_NUMBERS if number not in state.rings), 1)
 
     def start(self) -> MoleculeState:
         return MoleculeState(self, "", Reading(START, "", START))
@@ -338,23 +342,25 @@ class MoleculeState:
         Asked where none may follow, or only elements that it needs; else, and where a search finds no end in time, True.
         """
         constraint, before, symbol = self._constraint, reading.before, reading.symbol
-        begun, wholes = text.removesuffix(symbol), [symbol]
-        if reading.after is None:
-            left = constraint.left(before, begun)
-            if symbol[0] == "%":
-                new = (number for number in RING_NUMBERS if number not in before.rings and number.startswith(symbol))
-                wholes = [*(number for number in before.rings if number.startswith(symbol)), *itertools.islice(new, 1)]
-            elif left > 1 or (left == 1 and not symbol.strip("[0123456789")):
+        begun, budget = text.removesuffix(symbol), [SEARCHED_LAST]
+        if reading.after is not None:
+            if constraint.may_become_one(reading.after, text, budget):
                 return True
-            elif symbol.strip("[0123456789"):
-                isotope = symbol[: len(symbol) - len(symbol.lstrip("[0123456789"))]
-                wholes = [isotope + ending[1:] for ending in bracket_endings(symbol)]
-            else:
-                missing = constraint.needed - elements_of(begun)
-                wholes = [symbol + atom[1:] for element in missing for atom in atoms_of(element) if atom[0] == "["]
-        elif end := {"C": "l", "B": "r"}.get(symbol, ""):
-            wholes.append(symbol + end)
-        budget = [SEARCHED_LAST]
+            wholes = [symbol + end for end in {"C": "l", "B": "r"}.get(symbol, "")]
+        elif symbol[0] == "%":
+            wholes = _ring_numbers(before, symbol)
+        else:
+            left, isotope = constraint.left(before, begun), symbol[: len(symbol) - len(symbol.lstrip("[0123456789"))]
+            element_to_come = isotope == symbol
+            if left > 1 or (left == 1 and element_to_come):
+                return True
+            missing = constraint.needed - elements_of(begun)
+            endings = (
+                [atom for element in missing for atom in atoms_of(element) if atom[0] == "["]
+                if element_to_come
+                else bracket_endings(symbol)
+            )
+            wholes = [isotope + ending[1:] for ending in endings]
         afters = ((constraint.after(before, whole), begun + whole) for whole in wholes)
         return any(after is not None and constraint.may_become_one(after, at, budget) for after, at in afters)
 
