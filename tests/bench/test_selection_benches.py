@@ -45,7 +45,10 @@ def test_problems_of_a_family_differ_and_no_shot_answers_them(name: str):
     assert len({problem.id for problem in tasks.problems}) == 20
     for problem in tasks.problems:
         head, last = problem.prompt.rsplit("\n", 2 if name != "arithmetic" else 1)[0], problem.prompt[-7:]
-        assert last.strip().endswith((":", "="))
+        if name == "sql":  # a query stands on a line of its own
+            assert problem.prompt.endswith(problem.question.removeprefix("Write a SQL query. ") + "\n")
+        else:
+            assert last.strip().endswith((":", "="))
         assert problem.question.removeprefix("What is ").rstrip("?") not in head
         assert not problem.correct("") and not problem.correct("no number")
 
