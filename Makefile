@@ -62,7 +62,7 @@ serve: $(INSTALLED)  ## the OpenAI-compatible server; ARGS="--port 8001"
 lock: .venv/.uv  ## pin the lock files again; UPGRADE=1 takes newer versions
 	@$(uv_settings)
 	compile="$(UV) pip compile --no-annotate --quiet --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)"
-	eval "$$compile" pyproject.toml --extra cpu --extra model --extra dev --output-file requirements-cpu.lock
+	eval "$$compile" pyproject.toml --extra cpu --extra model --extra adaptation --extra dev --output-file requirements-cpu.lock
 	for peer in genlm its_hub; do
 	    eval "$$compile" bench/reference/$$peer.in --output-file bench/reference/$$peer.lock
 	done
@@ -101,5 +101,5 @@ clean:  ## remove .venv, caches and build products
 .venv/.installed-cuda: .venv/.uv pyproject.toml
 	@rm -f .venv/.installed-*
 	$(uv_settings)
-	$(UV) pip install --editable '.[cuda,model,dev]'
+	$(UV) pip install --editable '.[cuda,model,adaptation,dev]'
 	touch $@
