@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from decoding.order import Order
-from decoding.request import Request, Result, Stats, Usage, finished_text, num_tokens, texts_of, trace_of
+from decoding.request import Request, Result, Stats, Steered, Usage, finished_text, num_tokens, texts_of, trace_of
 from grammars.errors import DeadEnd, ReweighError, error_named
 from grammars.errors import RequestError as BadRequest
 from grammars.vocabulary import Vocabulary
@@ -127,6 +127,7 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
         stop=list(request.stop),
         certainty=request.certainty,
         potential=None if request.potential is None else request.potential.handle,
+        adapt=request.adapt,
         stream=stream,
         prepare=prepare,
     )
@@ -167,9 +168,17 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
         constraint=request.constraint,
         certainties=None if summary["certainties"] is None else np.array(summary["certainties"], dtype=np.float64),
+        adaptation=_steered(request, summary),
         trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
         error=_error(request, summary, log_weights, [vocabulary.decode(ids) for ids in tokens]),
     )
+
+
+def _steered(request: Request, summary: dict[str, Any]) -> Steered | None:
+    if request.adapt is None:
+        return None
+    kl, ratios = ([tuple(pair[k] for pair in one) for one in summary["steered"]] for k in (0, 1))
+    return Steered(tuple(kl), tuple(ratios), is_proposal=not summary["ancestry"])
 
 
 _HALF = (

@@ -21,6 +21,8 @@ from typing import Any, overload
 import numpy as np
 from tqdm import tqdm
 
+from decoding.adaptation.settings import SETTINGS as ADAPTATION
+from decoding.adaptation.settings import adaptation_of, settle
 from decoding.asking import check_request, constraint_arguments, order_of, result_of, seed_of, settings_of
 from decoding.embedded_model import embedded_model_path
 from decoding.hub import require_hub_model
@@ -127,6 +129,12 @@ class Engine:
                         ahead with that probability, or {"improvement": {"min_gain": ..., "highest": ...}}, another wave is not
                         expected to raise the highest reward by more; k (32) is then the most, wave (4) how many at a time,
                         token_budget and judge_budget bound the tokens drawn and the candidates judged
+        detox           strength, 0 (off) to 10, 1 the tuned default: p(not toxic | text)^(POWER * detox) is a factor of the target,
+                        and every token is drawn from a law steered towards it. `log_weights` pay for the steering; one particle
+                        without them is a draw from the steered law, and `Result.adaptation` says how far that is from p
+        debias          axes whose groups are named alike: "gender", "race", "religion", or {"name": ..., "groups": {"a": [words],
+                        "b": [words]}}; a list of such. The target's p is then the nearest law with equal masses
+        adaptation      settings of the two: signal, budget (nats a text), gate, balance_gate, method, candidates, debias_strength
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 
@@ -326,6 +334,7 @@ class Engine:
             languages = [language_from_arguments(**constraint_arguments(options))] * len(given)
         seed = seed_of(options.pop("seed", None))
         partial_reward = partial_reward_of(options.pop("partial_reward", None))
+        adaptation = adaptation_of({name: options.pop(name) for name in ADAPTATION if name in options})
         settings = settings_of(options)
         specs: dict[int, str] = {}
         requests = []
@@ -340,8 +349,20 @@ class Engine:
                 if partial_reward is None
                 else TextPotential(partial_reward, self.vocabulary.decode, settings["stop"])
             )
+            adapt = (
+                None
+                if adaptation is None
+                else settle(*adaptation, self.vocabulary.decode(list(prompt)), self.vocabulary)
+            )
             request = Request(
-                prompt, language, spec, seed=seed_here, certainty=certainty, potential=potential, **settings
+                prompt,
+                language,
+                spec,
+                seed=seed_here,
+                certainty=certainty,
+                potential=potential,
+                adapt=adapt,
+                **settings,
             )
             check_request(
                 request, f"prompts[{index}]" if not single else "prompt", self.max_model_len, self.max_particles

@@ -61,7 +61,7 @@ class Group:
     A group that may resample moves in lockstep: no row samples its token t + 1 before all have theirs at t.
     tokens[i] leaves out the EOS. riders[r] are the live particles whose text row r holds, ascending; all start on row 0.
     answers is what the order asks of p's first token; certainties[i] sums KL(uniform ‖ p) over a particle's tokens, its EOS
-    included.
+    included. steered[i] has (nats spent, log q/p) of each of a particle's tokens, its EOS included, where the order adapts.
     ancestry lists (step, ancestors) for every resampling; ess has one entry a step. sampled counts tokens drawn, one a
     particle and step; computed counts rows the model was asked for. log_probs[i] is log p of a particle's tokens, its EOS
     included.
@@ -83,6 +83,7 @@ class Group:
     log_probs: list[float] = field(init=False)
     answers: tuple[float, ...] = ()
     certainties: list[float] = field(init=False)
+    steered: list[list[tuple[float, float]]] = field(init=False)
 
     def __post_init__(self) -> None:
         count = self.order.num_particles
@@ -91,6 +92,7 @@ class Group:
         self.status = [Status.LIVE] * count
         self.log_probs = [0.0] * count
         self.certainties = [0.0] * count
+        self.steered = [[] for _ in range(count)]
         self.riders = {0: tuple(range(count))}
         self.population = self.smc.start()
         self.traces: list[list[Seen]] = [[] for _ in range(count)]
@@ -112,6 +114,10 @@ class Group:
     @property
     def live(self) -> list[int]:
         return [i for i, status in enumerate(self.status) if status is Status.LIVE]
+
+    def spent(self, row: int) -> float:
+        """Nats that steering has spent on a row's text: its riders' texts, and so their costs, are equal."""
+        return sum(kl for kl, _ in self.steered[self.riders[row][0]])
 
     def holds(self, row: int) -> bool:
         """Whether a row has its tokens and must wait for the others."""
@@ -159,6 +165,7 @@ class Group:
                 self.log_probs = [self.log_probs[parent] for parent in parents]
                 self.certainties = [self.certainties[parent] for parent in parents]
                 self.traces = _inherited(self.traces, parents)
+                self.steered = _inherited(self.steered, parents)
                 drawn = {child: drawn[parent] for child, parent in enumerate(parents) if parent in drawn}
         else:
             self.population = replace(self.population, log_weights=self.population.log_weights + increments)
@@ -205,6 +212,8 @@ class Group:
         self.answers = self.answers or post.answers
         if post.error is not None:
             self.error = post.error
+        if self.order.adapt is not None:
+            self.steered[particle].append((post.kl, post.log_ratio))
         if post.seen is not None:
             self.traces[particle].append(post.seen)
         if post.log_weight == -np.inf or np.isnan(post.log_weight):
@@ -255,6 +264,7 @@ class Group:
             "error": self.error,
             "answers": list(self.answers),
             "certainties": self.certainties if self.order.certainty else None,
+            "steered": self.steered if self.order.adapt is not None else None,
             "traces": [[astuple(seen) for seen in trace] for trace in self.traces] if self.order.trace else None,
         }
 

@@ -28,6 +28,7 @@ class Order:
                    True: a text that reaches max_tokens is kept as it stands, a viable prefix
     stop           texts that end a text where they occur
     stream         new tokens of a single particle, or the progress of several, come back at every step
+    adapt          fields of an `Adaptation`: how the rows' laws are steered; None: not at all
     prepare        the constraint may not be compiled yet where the model runs: that is done first, beside the others' steps
     trace          True: what each particle tested, and the likeliest tokens with their verdicts, come back with the result
     answers        groups of token ids: the log of the mass that p's first token has on each comes back with the result
@@ -55,6 +56,7 @@ class Order:
     answers: Sequence[Sequence[int]] = ()
     certainty: bool = False
     potential: str | Mapping[str, Any] | None = None
+    adapt: Mapping[str, Any] | None = None
     prepare: bool = False
     row: int = 0
     history: int = 0

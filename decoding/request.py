@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -35,6 +35,7 @@ class Request:
     trace         whether the result says what every particle tested
     stop          texts that end a text where they occur, whatever the constraint would still want
     potential     a reward on partial text (a TextPotential or NamedPotential), or None: a factor of the target, in log_weights
+    adapt         how the law of every token is steered, `settle`d for this prompt, or None
     certainty     whether the result says how far from uniform the laws were that each text was drawn from
     """
 
@@ -54,6 +55,7 @@ class Request:
     stop: tuple[str, ...] = ()
     certainty: bool = False
     potential: Any = None
+    adapt: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,38 @@ class TraceStep:
 
 
 @dataclass(frozen=True)
+class Steered:
+    """What detoxifying and debiasing did to the texts' laws. T_n counts a text's tokens, its end included.
+
+    kl_tokens    [N][T_n] KL(q ‖ p) of every token, nats: 0 where no gate was open
+    log_ratios   [N][T_n] log q(token) / p(token)
+    is_proposal  True: the texts are draws from q, and only their weights tell of the target; False: SMC has resampled by them
+    """
+
+    kl_tokens: tuple[tuple[float, ...], ...]
+    log_ratios: tuple[tuple[float, ...], ...]
+    is_proposal: bool
+
+    @property
+    def kl(self) -> np.ndarray:
+        """float64 [N]: nats spent on every text."""
+        return np.array([sum(one) for one in self.kl_tokens])
+
+    @property
+    def kl_per_token(self) -> float:
+        """nats, over the tokens of all texts."""
+        return float(self.kl.sum()) / max(sum(map(len, self.kl_tokens)), 1)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "kl": self.kl.tolist(),
+            "kl_per_token": self.kl_per_token,
+            "kl_tokens": [list(one) for one in self.kl_tokens],
+            "is_proposal": self.is_proposal,
+        }
+
+
+@dataclass(frozen=True)
 class Result:
     """Weighted draws from p(x | prompt) * 1[x in C], and the estimate of that target's normaliser.
 
@@ -143,6 +177,7 @@ class Result:
     rule          what the rewards do to the weights: by default the softmax, whose target is named above
     waves         particles of each wave, where they were drawn in waves; log_z is then no longer unbiased: what was drawn decided
                   how much more was. stopped: "until", "k", "token_budget", "judge_budget" or "error"
+    adaptation    what steering did to the texts' laws, where it was asked for
     error         why there is no answer (every particle died, a predicate raised, ...); `best`, `parsed` and `posterior()` raise it
     """
 
@@ -166,6 +201,7 @@ class Result:
     rule: Rule = field(default_factory=Softmax)
     waves: tuple[int, ...] = ()
     stopped: str = ""
+    adaptation: Steered | None = None
 
     @property
     def log_z(self) -> float:
@@ -297,6 +333,7 @@ class Result:
                     ),
                 }
             ),
+            **({} if self.adaptation is None else {"adaptation": self.adaptation.as_dict()}),
             **({"waves": list(self.waves), "stopped": self.stopped} if self.waves else {}),
             "finish_reasons": self.finish_reasons,
             "best": None if self.error else self.best,

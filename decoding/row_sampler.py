@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from decoding.adaptation.steering import Course, Steered, Steering
 from decoding.order import Order
 from decoding.row_laws import log_masses, self_certainty
 from decoding.rows import StepRows, Workspace, fold_eos
@@ -50,6 +51,7 @@ class Post(NamedTuple):
     seen        what it looked at, where the order asks for a trace
     answers     log of p's mass on the groups of tokens that the order asks about, at the first position
     certainty   KL(uniform ‖ p) in nats, where the order asks for it
+    kl          nats that steering has spent on this token; log_ratio: log q(token) / p(token), q being the law it made of p
     """
 
     particle: int
@@ -65,6 +67,8 @@ class Post(NamedTuple):
     seen: Seen | None = None
     answers: tuple[float, ...] = ()
     certainty: float = 0.0
+    kl: float = 0.0
+    log_ratio: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -73,7 +77,7 @@ class Row:
 
     kept     the tokens vLLM has kept since the row was added: a live view, read afresh at each step
     past     tokens generated before that (a fork's history)
-    state    the constraint after the first `known` generated tokens
+    state    the constraint after the first `known` generated tokens; course: how the row is steered after them
     numbers  particle -> position p and float64 [AHEAD, PREFETCH]: its uniforms at positions p, p + 1, ...
     """
 
@@ -83,6 +87,7 @@ class Row:
     kept: Callable[[], Sequence[int]]
     state: ConstraintState | None
     known: int = 0
+    course: Course | None = None
     error: ReweighError | None = None
     numbers: dict[int, tuple[int, np.ndarray]] = field(default_factory=dict)
     stops: tuple[bytes, ...] = field(init=False)
@@ -98,6 +103,8 @@ class Row:
 class RowSampler:
     """Holds the rows of one model runner, samples for all of them at once, and posts the results.
 
+    steering  changes the laws of the rows whose order asks for it
+    spent   (group, row) -> nats that steering has spent on the row's text, for the rows of this step that it has
     riders  (group, row) -> the particles that draw from it, as the scheduler seated them for this step; a row it says
             nothing of (row 0 before the first step) is drawn from by the particle of its own number
     A failure of one row (a predicate that raises, a row of NaN) ends that row alone.
@@ -110,6 +117,8 @@ class RowSampler:
         self._only_eos = vocabulary.bitmask([vocabulary.eos])
         self._workspace = Workspace()
         self._masks = np.empty((0, vocabulary.mask_words), dtype=np.int32)  # kept, as the workspace is
+        self.steering = Steering(vocabulary)
+        self.spent: Mapping[tuple[str, int], float] = {}
         self.riders: Mapping[tuple[str, int], tuple[int, ...]] = {}
         self.posts: dict[tuple[str, int], list[Post]] = {}
 
@@ -118,6 +127,8 @@ class RowSampler:
         row = Row(order, token_sampler(order.sampler), list(past), kept, None)
         try:
             row.state = self._state_after(order, row.past + list(kept()))
+            if order.adapt is not None:
+                row.course = self.steering.begin(order.adapt, row.past + list(kept()))
             row.known = len(row.past) + len(kept())
         except Exception as error:
             row.error = _failure(error)
@@ -159,6 +170,11 @@ class RowSampler:
         mine = logits if len(rows) == len(logits) and list(places) == list(range(len(rows))) else logits[list(places)]
         fold_eos(mine, self.vocabulary.eos_ids)
         positions = [self._catch_up(row) for row in rows]
+        if any(row.order.answers or row.order.certainty for row in rows):
+            told = self._laws_told(mine, rows, positions)
+        else:
+            told = {}
+        steered = self._steer(mine, rows) if any(row.course is not None for row in rows) else {}
         masks, masked = self._bitmasks(rows, positions)
         prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
         seats = [(n, particle) for n, row in enumerate(rows) for particle in self._riders(row)]
@@ -177,9 +193,9 @@ class RowSampler:
                 post = self._watch(row, states[n], particle, position, candidates, bool(masked[n]), mine[n])
             else:
                 post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
-            self.posts[row.key].append(post)
-        if any(row.order.answers or row.order.certainty for row in rows):
-            self._tell_laws(mine, rows, positions)
+            if n in steered:
+                post = self._charged(post, row, steered[n])
+            self.posts[row.key].append(post._replace(**told[n]) if n in told else post)
         chosen = [self._kept(self.posts[row.key]) for row in rows]
         broken = [line for line, row in zip(places, rows, strict=True) if row.error is not None]
         if broken:
@@ -192,18 +208,49 @@ class RowSampler:
             logits[lines, torch.tensor(chosen, device=logits.device)] = FORCED
         return chosen
 
-    def _tell_laws(self, logits: torch.Tensor, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        """Add what orders ask of p itself to the posts of their rows. logits  float32 [R, V]"""
+    def _laws_told(
+        self, logits: torch.Tensor, rows: Sequence[Row], positions: Sequence[int]
+    ) -> dict[int, dict[str, Any]]:
+        """What orders ask of p itself: index of the row -> fields of its posts. logits  float32 [R, V]"""
+        told: dict[int, dict[str, Any]] = {}
         for n, row in enumerate(rows):
             if row.order.answers and positions[n] == 0 and row.error is None:
-                told = log_masses(logits[n], row.order.answers, row.order.temperature)
-                self.posts[row.key] = [post._replace(answers=told) for post in self.posts[row.key]]
+                told[n] = {"answers": log_masses(logits[n], row.order.answers, row.order.temperature)}
         wanted = [n for n, row in enumerate(rows) if row.order.certainty and row.error is None]
         if wanted:
             certainties = self_certainty(logits[wanted], [rows[n].order.temperature for n in wanted])
             for n, certainty in zip(wanted, certainties, strict=True):
-                key = rows[n].key
-                self.posts[key] = [post._replace(certainty=certainty) for post in self.posts[key]]
+                told.setdefault(n, {})["certainty"] = certainty
+        return told
+
+    def _steer(self, logits: torch.Tensor, rows: Sequence[Row]) -> dict[int, Steered]:
+        """Change the laws of the rows that are to be steered, in place. logits  float32 [R, V]; returns index of the row -> how"""
+        places = [n for n, row in enumerate(rows) if row.course is not None and row.error is None]
+        courses = [course for n in places if (course := rows[n].course) is not None]
+        temperatures = np.array([rows[n].order.temperature for n in places])
+        spent = [self.spent.get(rows[n].key, 0.0) for n in places]
+        steered: dict[int, Steered] = {}
+        for n, outcome in zip(places, self.steering.steer(logits, places, courses, temperatures, spent), strict=True):
+            if isinstance(outcome, Exception):
+                rows[n].error = _failure(outcome)
+            else:
+                steered[n] = outcome
+        return steered
+
+    @staticmethod
+    def _charged(post: Post, row: Row, steered: Steered) -> Post:
+        """A token drawn from q, weighted for the target; its log p is that of the model."""
+        if post.error is not None or post.log_weight == -np.inf:
+            return post._replace(kl=steered.kl)
+        try:
+            paid = steered.log_weight(post.token) + (steered.course.start_weight if post.position == 0 else 0.0)
+        except Exception as error:
+            row.error = _failure(error)
+            return post._replace(log_weight=-np.inf, error=(type(row.error).__name__, str(row.error)))
+        log_ratio = steered.log_ratio(post.token)
+        return post._replace(
+            log_weight=post.log_weight + paid, logprob=post.logprob - log_ratio, kl=steered.kl, log_ratio=log_ratio
+        )
 
     def _riders(self, row: Row) -> tuple[int, ...]:
         return self.riders.get(row.key, (row.order.row,))
@@ -246,6 +293,11 @@ class RowSampler:
         if row.state is not None and row.known < position and row.error is None:
             try:
                 row.state = _advanced(row.state, list(kept)[row.known - position :])
+            except Exception as error:
+                row.error = _failure(error)
+        if row.course is not None and row.known < position and row.error is None:
+            try:
+                row.course.advance(list(kept)[row.known - position :])
             except Exception as error:
                 row.error = _failure(error)
         row.known = position

@@ -38,7 +38,7 @@ from decoding.order import KEY, Order
 from decoding.parent_watch import end_with_parent
 from decoding.row_sampler import Post
 from decoding.vllm_names import register_partial_rewards
-from decoding.vllm_worker import POSTS, PREPARE, PREPARED, RIDERS
+from decoding.vllm_worker import POSTS, PREPARE, PREPARED, RIDERS, SPENT
 from grammars.errors import EngineError
 from grammars.registry import CACHED_CONSTRAINTS
 
@@ -198,6 +198,13 @@ class ReweighScheduler(Scheduler):
         }
         if riders:
             setattr(output, RIDERS, riders)
+            spent = {
+                (run.group.order.group, row): run.group.spent(row)
+                for run, row in filter(None, map(self._rows.get, output.num_scheduled_tokens))
+                if run.group.order.adapt is not None and run.group.error is None
+            }
+            if spent:
+                setattr(output, SPENT, spent)
         if self._to_prepare:
             setattr(output, PREPARE, self._to_prepare)
             self._to_prepare = []

@@ -18,9 +18,11 @@ from decoding.parent_watch import end_with_parent
 from decoding.preparation import Preparation
 from decoding.row_sampler import RowSampler
 from decoding.vllm_lora import mend_cpu_lora
+from decoding.vllm_unembedding import unembedding_of
 from grammars.errors import EngineError
 
 RIDERS = "reweigh_riders"
+SPENT = "reweigh_spent"
 POSTS = "reweigh_posts"
 PREPARE = "reweigh_prepare"
 PREPARED = "reweigh_prepared"
@@ -42,11 +44,13 @@ class WorkerExtension:
         if runner.device.type == "cpu" and runner.lora_config is not None:
             mend_cpu_lora()
         execute, sample, sampler = runner.execute_model, runner.sample_tokens, row_sampler_of(runner)
+        sampler.steering.unembedding = unembedding_of(runner, sampler.vocabulary.size)
         preparation = Preparation(sampler.vocabulary)
         blocks = host_blocks(runner.kv_caches, runner.kv_cache_config.num_blocks)
 
         def execute_model(scheduler_output: Any, *arguments: Any, **named: Any) -> Any:
             sampler.riders = getattr(scheduler_output, RIDERS, {})
+            sampler.spent = getattr(scheduler_output, SPENT, {})
             preparation.start(getattr(scheduler_output, PREPARE, ()))
             copies = scheduler_output.kv_cache_block_copies
             # Where vLLM zeroes new blocks it does so before it copies: then the copy has to stay with it.

@@ -1,0 +1,133 @@
+"""Words that name a group, axis by axis: what debiasing balances, and what says that a text has named one already."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from grammars.errors import RequestError
+from grammars.vocabulary import Vocabulary
+
+Groups = Mapping[str, Sequence[str]]
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
+AXES: Mapping[str, Groups] = {
+    "gender": {
+        "female": _words(
+            "she her hers herself woman women girl girls lady ladies female females mother mom daughter sister wife aunt "
+            "niece grandmother girlfriend bride widow actress waitress queen princess mrs ms madam"
+        ),
+        "male": _words(
+            "he him his himself man men boy boys gentleman gentlemen male males father dad son brother husband uncle "
+            "nephew grandfather boyfriend groom widower actor waiter king prince mr sir"
+        ),
+    },
+    "race": {
+        "black": _words("black blacks african africans"),
+        "white": _words("white whites caucasian caucasians"),
+        "asian": _words("asian asians chinese japanese korean"),
+        "hispanic": _words("hispanic hispanics latino latina latinos mexican"),
+    },
+    "religion": {
+        "christian": _words("christian christians christianity church catholic protestant"),
+        "muslim": _words("muslim muslims islam islamic mosque"),
+        "jewish": _words("jewish jew jews judaism synagogue"),
+        "hindu": _words("hindu hindus hinduism"),
+        "buddhist": _words("buddhist buddhists buddhism"),
+    },
+}
+MOST_WORDS = 1000
+_WORD = re.compile(r"\w+")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Groups that text should name alike. name: for messages; groups: two or more, words in lower case, none in two of them."""
+
+    name: str
+    groups: tuple[tuple[str, tuple[str, ...]], ...]
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        return frozenset(word for _, words in self.groups for word in words)
+
+    def is_named_in(self, text: str) -> bool:
+        """Whether a text has a word of any of the groups: what follows it then refers to somebody who is known."""
+        return any(run.lower() in self.words for run in _WORD.findall(text))
+
+    def tokens(self, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
+        """The tokens with which a word of each group begins, apart from the word before: int64 [G] of [ids].
+
+        A word of several tokens is known by its first where that is most of it, and begins no word of another group.
+        Raises RequestError for a group of which no word can be told.
+        """
+        ids = {written: token for token, written in enumerate(vocabulary.tokens) if written}
+        starts: list[set[int]] = [set() for _ in self.groups]
+        for place, (_, words) in enumerate(self.groups):
+            for word in words:
+                for form in (word, word.capitalize(), word.upper()):
+                    starts[place].update(_first_token(b" " + form.encode(), ids))
+        shared = {
+            token
+            for place, own in enumerate(starts)
+            for token in own
+            if any(token in other for other in starts[:place])
+        }
+        found = tuple(np.array(sorted(own - shared), dtype=np.int64) for own in starts)
+        for (group, _), own in zip(self.groups, found, strict=True):
+            if not len(own):
+                raise RequestError(
+                    f"debias: no token of this model's begins a word of group {group!r} of {self.name!r} and of no other: "
+                    "give it other words"
+                )
+        return found
+
+
+def _first_token(written: bytes, ids: Mapping[bytes, int]) -> list[int]:
+    """The longest token that the bytes begin with, if it is the word or two thirds of it."""
+    for end in range(len(written), 0, -1):
+        token = ids.get(written[:end])
+        if token is not None:
+            return [token] if 3 * end >= 2 * len(written) else []
+    return []
+
+
+def axis_of(given: object, place: str = "debias") -> Axis:
+    """A named axis, or one of the user's own: {"name": ..., "groups": {"a": [words], "b": [words]}}, or the groups alone.
+
+    Raises RequestError for an axis there is not, an empty list, a word in two groups.
+    """
+    if isinstance(given, str):
+        if given not in AXES:
+            raise RequestError(f"{place}: no axis {given!r}; there are {', '.join(AXES)}, or give groups of words")
+        return Axis(given, tuple((group, tuple(words)) for group, words in AXES[given].items()))
+    if not isinstance(given, Mapping):
+        raise RequestError(f"{place}: {given!r:.80} is neither the name of an axis nor groups of words")
+    unknown = set(given) - {"name", "groups"} if "groups" in given else set()
+    if unknown:
+        raise RequestError(f"{place}: unknown field {sorted(map(str, unknown))[0]!r}; there are name and groups")
+    name, groups = (str(given.get("name", "own")), given["groups"]) if "groups" in given else ("own", given)
+    if not isinstance(groups, Mapping) or len(groups) < 2:
+        raise RequestError(f"{place}.groups: at least two groups of words were wanted, as an object of lists")
+    made: list[tuple[str, tuple[str, ...]]] = []
+    owner: dict[str, str] = {}
+    for group, words in groups.items():
+        if isinstance(words, str) or not isinstance(words, Sequence) or not words:
+            raise RequestError(f"{place}.groups.{group}: a list with at least one word was wanted")
+        if len(words) > MOST_WORDS:
+            raise RequestError(f"{place}.groups.{group}: {len(words)} words; at most {MOST_WORDS} are looked for")
+        for word in words:
+            if not isinstance(word, str) or not _WORD.fullmatch(word):
+                raise RequestError(f"{place}.groups.{group}: {word!r:.80} is not a single word")
+            if owner.setdefault(word.lower(), str(group)) != str(group):
+                raise RequestError(f"{place}.groups: {word!r:.80} is in {owner[word.lower()]!r} and in {group!r}")
+        made.append((str(group), tuple(word.lower() for word in words)))
+    return Axis(name, tuple(made))

@@ -1,0 +1,132 @@
+"""What a request says of its adaptation."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from decoding.adaptation.lexicons import Axis, axis_of
+from grammars.errors import RequestError
+
+# Strength 1 of `detox` is this power of p(wanted | text), and this many nats a text at the most.
+POWER = 8.0
+BUDGET = 12.0
+MOST_STRENGTH = 10.0
+METHODS = ("tilt", "offset", "both")
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """How the law of the next token is changed for one request.
+
+    detox            strength, 0 to 10; the target's factor is p(wanted | text) to the power POWER * detox. 0: off
+    signal           the name of the classifier that says p(unwanted | text); its handle where it has none
+    debias           axes whose groups the next word names alike, each with its tokens [G] of ids
+    debias_strength  0 to 1: how far towards equal masses
+    budget           nats of KL(q ‖ p) that steering may spend on one text
+    gate             the mass of p on what the signal objects to, from which on a token is steered
+    balance_gate     the difference between two groups' masses, from which on a token is balanced
+    method           tilt: p·ψ^β on the candidates; offset: its natural-gradient offset of the final hidden state, on all
+                     tokens; both: the tilt where it is known and the offset elsewhere
+    candidates       K, the likeliest tokens whose texts the signal reads where the gate is open
+    tail             letters the prompt ends in, which a text may go on with
+    named            axes of which the prompt has named a group: they are balanced no more
+    """
+
+    detox: float = 0.0
+    signal: str = "profanity"
+    debias: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
+    debias_strength: float = 1.0
+    budget: float = BUDGET
+    gate: float = 0.005
+    balance_gate: float = 0.05
+    method: str = "both"
+    candidates: int = 64
+    tail: str = ""
+    named: tuple[str, ...] = ()
+
+    def travelling(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+SETTINGS = ("detox", "debias", "adaptation")
+_OWN = ("signal", "budget", "gate", "balance_gate", "method", "candidates", "debias_strength")
+
+
+def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptation, tuple[Axis, ...]] | None:
+    """What `detox=`, `debias=` and `adaptation=` ask for; None where they ask for nothing.
+
+    Axes come beside it: their tokens are found when the vocabulary is at hand. place: before the names, in messages.
+    Raises RequestError naming what is out of range or unknown.
+    """
+    detox = _number(options.get("detox", 0.0), f"{place}detox", 0.0, MOST_STRENGTH)
+    axes = _axes(options.get("debias"), f"{place}debias")
+    own = options.get("adaptation")
+    own = {} if own is None else own
+    if not isinstance(own, Mapping):
+        raise RequestError(f"{place}adaptation={own!r:.80}: an object of settings was wanted: {', '.join(_OWN)}")
+    for name in own:
+        if name not in _OWN:
+            raise RequestError(f"{place}adaptation: unknown setting {name!r}; there are {', '.join(_OWN)}")
+    if own and not detox and not axes:
+        raise RequestError(f"{place}adaptation is given, but neither detox nor debias: it would do nothing")
+    if not detox and not axes:
+        return None
+    where = f"{place}adaptation."
+    method = own.get("method", Adaptation.method)
+    if method not in METHODS:
+        raise RequestError(f"{where}method={method!r:.80}: one of {', '.join(METHODS)} was wanted")
+    candidates = own.get("candidates", Adaptation.candidates)
+    if isinstance(candidates, bool) or not isinstance(candidates, int) or not 2 <= candidates <= 1024:
+        raise RequestError(f"{where}candidates={candidates!r:.80}: a whole number from 2 to 1024 was wanted")
+    made = Adaptation(
+        detox=detox,
+        signal=own.get("signal", Adaptation.signal),
+        debias_strength=_number(own.get("debias_strength", 1.0), f"{where}debias_strength", 0.0, 1.0),
+        budget=_number(own.get("budget", BUDGET), f"{where}budget", 0.0, 1e6),
+        gate=_number(own.get("gate", Adaptation.gate), f"{where}gate", 0.0, 1.0),
+        balance_gate=_number(own.get("balance_gate", Adaptation.balance_gate), f"{where}balance_gate", 0.0, 1.0),
+        method=method,
+        candidates=candidates,
+    )
+    return made, axes
+
+
+def _axes(given: Any, place: str) -> tuple[Axis, ...]:
+    several = () if given is None else (given,) if isinstance(given, str | Mapping) else given
+    if not isinstance(several, Sequence):
+        raise RequestError(f"{place}={given!r:.80}: a list of axes was wanted")
+    axes = tuple(axis_of(one, f"{place}[{k}]") for k, one in enumerate(several))
+    names = [axis.name for axis in axes]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"{place}: axis {name!r} is there twice: give each a name of its own")
+    return axes
+
+
+def _number(given: Any, place: str, least: float, most: float) -> float:
+    if isinstance(given, bool) and place.endswith("detox"):
+        return float(given)
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not math.isfinite(given):
+        raise RequestError(f"{place}={given!r:.80}: a number from {least:g} to {most:g} was wanted")
+    if not least <= given <= most:
+        raise RequestError(f"{place}={given!r}: a number from {least:g} to {most:g} was wanted")
+    return float(given)
+
+
+def settle(adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabulary: Any) -> dict[str, Any]:
+    """The adaptation of one prompt on one model, as plain data. prompt: its text's last part is looked at, 400 bytes."""
+    text = prompt[-400:].decode("utf-8", errors="replace")
+    letters = re.search(r"\w*$", text)
+    return replace(
+        adaptation,
+        debias=tuple((axis.name, tuple(tuple(ids.tolist()) for ids in axis.tokens(vocabulary))) for axis in axes),
+        tail=letters.group() if letters else "",
+        named=tuple(axis.name for axis in axes if axis.is_named_in(text)),
+    ).travelling()

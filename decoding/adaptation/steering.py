@@ -1,0 +1,250 @@
+"""Adaptation at work inside the model runner: every adapted row's law is changed before its token is drawn.
+
+Free of vLLM, as `row_sampler.py` is. What a row needs to know of its past is a function of its text, and the nats it has spent
+come in with every step: a row that was preempted or forked is steered as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from decoding.adaptation.reader import Reader, Reading, reading_of
+from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset, within_budget
+from decoding.adaptation.settings import POWER, Adaptation
+from decoding.adaptation.signals import signal_named
+from decoding.rows import Workspace
+from grammars.errors import RequestError
+from grammars.vocabulary import Vocabulary
+
+# Of a group that the model gives less mass than this, no token is likely enough to be balanced against.
+LEAST_MASS = 1e-6
+# A token the signal objects to is looked at from this mass on, though it is not among the likeliest.
+LEAST_LOOK = 1e-6
+
+
+class Unembedding(Protocol):
+    """The model's last matrix W: logits are W·h."""
+
+    def rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        """float32 [K, D]. tokens  int64 [K], on the device"""
+
+    def project(self, offsets: torch.Tensor) -> torch.Tensor:
+        """W·d. offsets  float32 [R, D]; returns float32 [R, V]"""
+
+
+@dataclass
+class Course:
+    """How one row is steered: its settings, and what its text so far means to them.
+
+    named  places of the axes of which the text has named a group
+    """
+
+    settings: Adaptation
+    reader: Reader | None
+    axes: tuple[tuple[torch.Tensor, ...], ...]
+    axis_tokens: tuple[frozenset[int], ...]
+    named: set[int] = field(default_factory=set)
+
+    def advance(self, tokens: Sequence[int]) -> None:
+        for token in tokens:
+            if self.reader is not None:
+                self.reader = self.reader.advance(int(token))
+            self.named.update(place for place, ids in enumerate(self.axis_tokens) if token in ids)
+
+    @property
+    def power(self) -> float:
+        return POWER * self.settings.detox
+
+    @property
+    def start_weight(self) -> float:
+        """log ψ^β of the text before its first token."""
+        return 0.0 if self.reader is None else self.power * float(log_wanted(self.reader.log_odds))
+
+
+@dataclass(frozen=True)
+class Steered:
+    """What became of one row in one step: p was balanced to b, and b tilted to q. None: it was not touched."""
+
+    course: Course
+    balanced: Change | None
+    tilted: Change | None
+
+    @property
+    def kl(self) -> float:
+        """nats: KL(b ‖ p) + KL(q ‖ b)."""
+        return sum(change.kl for change in (self.balanced, self.tilted) if change is not None)
+
+    def log_ratio(self, token: int) -> float:
+        """log q(token) / p(token)."""
+        return sum(change.log_ratio(token) for change in (self.balanced, self.tilted) if change is not None)
+
+    def log_weight(self, token: int) -> float:
+        """log b(token)·ψ^β(text + token) / (q(token)·ψ^β(text)): what drawing from q leaves to be paid."""
+        paid = 0.0 if self.tilted is None else -self.tilted.log_ratio(token)
+        reader = self.course.reader
+        if reader is None:
+            return paid
+        after, now = log_wanted(reader.after(np.array([token]))[0]), log_wanted(reader.log_odds)
+        return paid + self.course.power * float(after - now)
+
+
+class Steering:
+    """Steers the rows of one model runner.
+
+    unembedding  None where the model's last matrix cannot be had: then offsets are refused
+    """
+
+    def __init__(self, vocabulary: Vocabulary, unembedding: Unembedding | None = None) -> None:
+        self.vocabulary, self.unembedding = vocabulary, unembedding
+        self._workspace = Workspace()
+        self._reading = lru_cache(maxsize=8)(self._reading_of)
+
+    def _reading_of(self, signal: str) -> Reading:
+        return reading_of(signal_named(signal), self.vocabulary)
+
+    def begin(self, adapt: Mapping[str, Any], tokens: Sequence[int]) -> Course:
+        """A row's course after the tokens generated so far. Raises RewardError, RequestError."""
+        settings = Adaptation(**adapt)
+        if settings.detox and settings.method != "tilt" and self.unembedding is None:
+            raise RequestError(
+                f"method={settings.method!r}: this model's last matrix cannot be had (it is quantised, sharded or capped); "
+                "use method='tilt'"
+            )
+        reader = self._reading(settings.signal).start(settings.tail.encode()) if settings.detox else None
+        axes = tuple(tuple(torch.tensor(ids, dtype=torch.int64) for ids in groups) for _, groups in settings.debias)
+        names = [name for name, _ in settings.debias]
+        course = Course(
+            settings,
+            reader,
+            axes,
+            tuple(frozenset(t for ids in groups for t in ids) for _, groups in settings.debias),
+            {place for place, name in enumerate(names) if name in settings.named},
+        )
+        course.advance(tokens)
+        return course
+
+    def steer(
+        self,
+        logits: torch.Tensor,
+        lines: Sequence[int],
+        courses: Sequence[Course],
+        temperatures: np.ndarray,
+        spent: Sequence[float],
+    ) -> list[Steered | Exception]:
+        """Change the laws of rows, in place. A row whose signal fails has its exception returned, and is left as it was.
+
+        logits        float32 [R, V], of all rows; lines: [A] which of them are adapted
+        temperatures  float64 [A]
+        spent         [A] nats of KL that each text has had already
+        """
+        mine = logits if list(lines) == list(range(len(logits))) else logits[list(lines)]
+        if (temperatures != 1.0).any():
+            mine = mine / torch.from_numpy(temperatures).to(mine)[:, None]
+        masses = self._workspace.softmax(mine)[:, : logits.shape[1]]
+        balanced = [self._balance(masses[a], course) for a, course in enumerate(courses)]
+        twists: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        failures: dict[int, Exception] = {}
+        for a, course in enumerate(courses):
+            if course.reader is not None and spent[a] < course.settings.budget:
+                try:
+                    twist = self._twists(masses[a], course, course.reader)
+                except Exception as error:
+                    failures[a] = error
+                    continue
+                if twist is not None:
+                    twists[a] = twist
+        shifts = self._shifts(masses, courses, twists)
+        steered: list[Steered | Exception] = []
+        for a, (line, course) in enumerate(zip(lines, courses)):
+            if a in failures:
+                steered.append(failures[a])
+                continue
+            tilted = None
+            if a in shifts:
+                tilted = within_budget(masses[a], shifts[a], course.settings.budget - spent[a])
+            for change in (balanced[a], tilted):
+                if change is not None:
+                    logits[line] += change.shift * float(temperatures[a])
+            steered.append(Steered(course, balanced[a], tilted))
+        return steered
+
+    def _balance(self, masses: torch.Tensor, course: Course) -> Change | None:
+        """Give the groups of every axis that is open equal mass. masses: float32 [V], of p; changed to b where it is open."""
+        settings, shift = course.settings, None
+        for place, groups in enumerate(course.axes):
+            if place in course.named or not settings.debias_strength:
+                continue
+            held = [float(masses[ids].sum()) for ids in groups]
+            if max(held) - min(held) < settings.balance_gate:
+                continue
+            if shift is None:
+                shift = torch.zeros_like(masses)
+            boosts = equalising([max(mass, LEAST_MASS) for mass in held], settings.debias_strength)
+            for ids, boost in zip(groups, boosts.tolist()):
+                shift[ids] += boost
+        if shift is None:
+            return None
+        change = Change.of(masses, shift)
+        masses *= torch.exp(shift - change.log_norm)
+        return change
+
+    def _twists(self, masses: torch.Tensor, course: Course, reader: Reader) -> tuple[np.ndarray, np.ndarray] | None:
+        """The candidates and their y, where the gate opens.
+
+        masses   float32 [V], of b
+        returns  int64 [K], float64 [K]
+        """
+        alarming = reader.alarming()
+        if alarming is not None:
+            there = _at(masses, alarming)
+            if there.sum() < course.settings.gate:
+                return None
+            alarming = alarming[there > LEAST_LOOK]
+        likeliest = torch.topk(masses, min(course.settings.candidates, len(masses))).indices.cpu().numpy()
+        tokens = likeliest if alarming is None else np.union1d(likeliest, alarming)
+        gains = log_wanted(reader.after(tokens)) - log_wanted(reader.log_odds)
+        removed = float(_at(masses, tokens) @ np.maximum(-np.expm1(gains), 0.0))
+        if removed < course.settings.gate:
+            return None
+        return tokens, course.power * gains
+
+    def _shifts(
+        self, masses: torch.Tensor, courses: Sequence[Course], twists: Mapping[int, tuple[np.ndarray, np.ndarray]]
+    ) -> dict[int, torch.Tensor]:
+        """The shift of every row whose gate is open: float32 [V] each."""
+        offsets: dict[int, torch.Tensor] = {}
+        for a, (tokens, gains) in twists.items():
+            if courses[a].settings.method != "tilt":
+                assert self.unembedding is not None
+                ids, wanted = torch.from_numpy(tokens).to(masses.device), torch.from_numpy(gains).to(masses)
+                offsets[a] = natural_offset(self.unembedding.rows(ids), masses[a][ids], wanted)
+        projected = dict(zip(offsets, self._project(list(offsets.values()))))
+        shifts = {}
+        for a, (tokens, gains) in twists.items():
+            ids, wanted = torch.from_numpy(tokens).to(masses.device), torch.from_numpy(gains).to(masses)
+            if a not in projected:
+                shift = torch.zeros_like(masses[a])
+                shift[ids] = wanted
+            else:
+                held = masses[a][ids] / masses[a][ids].sum()
+                shift = projected[a] + (held @ wanted - held @ projected[a][ids])
+                if courses[a].settings.method == "both":
+                    shift[ids] = wanted
+            shifts[a] = shift
+        return shifts
+
+    def _project(self, offsets: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
+        if not offsets or self.unembedding is None:
+            return ()
+        return list(self.unembedding.project(torch.stack(list(offsets))))
+
+
+def _at(masses: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
+    """float64 [K]: the masses of some tokens. masses  float32 [V]"""
+    return masses[torch.from_numpy(tokens).to(masses.device)].cpu().numpy().astype(np.float64)
