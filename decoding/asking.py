@@ -28,6 +28,7 @@ SETTINGS: dict[str, Any] = {
     "resampling": "systematic",
     "resample_every": None,
     "temperature": 1.0,
+    "top_p": 1.0,
     "max_tokens": 64,
     "truncate": False,
     "trace": False,
@@ -36,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 MOST_STOPS = 16
 # What other interfaces offer: asked for here, it deserves the reason.
 _CHANGES_P = frozenset({
-    "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
+    "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
     "min_tokens",
 })  # fmt: skip
 
@@ -63,7 +64,7 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
             raise BadRequest(f"{name}={value!r}: a whole number of at least 1 was wanted")
     if not isinstance(settings["sampler"], str | Mapping):
         raise BadRequest(f'sampler={settings["sampler"]!r}: a name was wanted, or a dict with "name" and options')
-    for name in ("temperature", "ess_threshold"):
+    for name in ("temperature", "ess_threshold", "top_p"):
         if isinstance(settings[name], np.floating | np.integer):
             settings[name] = float(settings[name])
     settings["particles"], settings["max_tokens"] = int(particles), int(max_tokens)
@@ -117,6 +118,7 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
         constraint=request.spec,
         sampler=request.sampler,
         temperature=request.temperature,
+        top_p=request.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,
         truncate=request.truncate,

@@ -108,6 +108,7 @@ class Engine:
         ess_threshold   0.5: resample when ESS < N / 2; 0 is importance sampling
         resampling      systematic, stratified, residual or multinomial; resample_every: also at every so many tokens
         temperature     1.0, of p itself
+        top_p           1.0; below, the target's p is at every step cut to the fewest likeliest tokens that hold this share of it
         max_tokens      64, the end of the text included: the target is conditioned on ending within it (truncate=True: a text
                         that has not ended is kept as a prefix)
         seed            0 to 2^64 - 1; None draws one and the result says which. Prompt k of a list has a seed derived from it

@@ -23,6 +23,7 @@ class Order:
     constraint     the language's spec as JSON text, or None for no constraint: a text is copied and compared for nothing
     sampler        name or options of a token sampler
     temperature    p is softmax(logits / temperature); temperature > 0
+    top_p          below 1, p is cut at every step to the fewest likeliest tokens that hold this share of it: the target's p
     max_tokens     tokens of a text, its EOS included
     truncate       False: the target is conditioned on ending within max_tokens (EOS is forced at the last place).
                    True: a text that reaches max_tokens is kept as it stands, a viable prefix
@@ -46,6 +47,7 @@ class Order:
     temperature: float
     seed: int
     max_tokens: int
+    top_p: float = 1.0
     truncate: bool = False
     ess_threshold: float = 0.5
     resampling: str = "systematic"
@@ -108,6 +110,9 @@ class Order:
                 f"temperature={temperature!r} is below {LEAST_TEMPERATURE}: the target is p at that temperature, and there is none "
                 "at 0. For the most likely text take `best` of several particles"
             )
+        share = self.top_p
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0.0 < share <= 1.0:
+            raise RequestError(f"top_p={share!r:.80}: a number above 0 and at most 1 was wanted")
         if self.max_tokens < 1:
             raise RequestError(f"max_tokens={self.max_tokens}: at least 1 was wanted, the text's end included")
         if self.num_particles < 1:

@@ -30,6 +30,7 @@ class Request:
     sampler       auto, masked, awrs, lcd or a dict of options; see samplers.token_samplers
     ess_threshold resample when ESS < threshold * N; 0 is importance sampling
     temperature   the target's p is softmax(logits / temperature)
+    top_p         below 1, the target's p is at every step cut to the fewest likeliest tokens that hold this share
     max_tokens    tokens of a text, its end included
     truncate      False conditions the target on ending within max_tokens; True keeps a text that has not ended, as a prefix
     trace         whether the result says what every particle tested
@@ -55,6 +56,7 @@ class Request:
     stop: tuple[str, ...] = ()
     certainty: bool = False
     potential: Any = None
+    top_p: float = 1.0
     adapt: Mapping[str, Any] | None = None
 
 

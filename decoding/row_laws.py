@@ -1,4 +1,4 @@
-"""What a row's whole law is asked for beside a draw: the mass of some answers, and how far it is from uniform."""
+"""A row's whole law: cut to its nucleus, and what it is asked for beside a draw."""
 
 from __future__ import annotations
 
@@ -6,6 +6,28 @@ import math
 from collections.abc import Sequence
 
 import torch
+
+# Tokens among which most nuclei lie: a row is sorted as a whole only where they do not hold enough.
+_NUCLEUS = 512
+
+
+def cut_to_nucleus(logits: torch.Tensor, temperatures: Sequence[float], shares: Sequence[float]) -> None:
+    """Leave of every row only its likeliest tokens, as few as hold the share of softmax(logits / temperature); in place.
+
+    Tokens as likely as the last one kept are kept with it. What is left is the law p from then on.
+    logits        float32 [N, V]; the others become -inf
+    temperatures  [N]; shares: [N], above 0 and at most 1
+    Source: Holtzman et al. (2020), "The curious case of neural text degeneration".
+    """
+    like = {"device": logits.device, "dtype": torch.float32}
+    masses = torch.softmax(logits / torch.as_tensor(list(temperatures), **like)[:, None], 1)
+    wanted = torch.as_tensor(list(shares), device=logits.device, dtype=torch.float64)[:, None]
+    likeliest = torch.topk(masses, min(_NUCLEUS, masses.shape[1])).values
+    if bool((likeliest.sum(1, dtype=torch.float64) < wanted[:, 0]).any()):
+        likeliest = torch.sort(masses, descending=True).values
+    before = likeliest.cumsum(1, dtype=torch.float64) - likeliest
+    last = (before < wanted).sum(1, keepdim=True) - 1
+    logits.masked_fill_(masses < likeliest.gather(1, last), float("-inf"))
 
 
 def log_masses(logits: torch.Tensor, groups: Sequence[Sequence[int]], temperature: float) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ import torch
 
 from decoding.adaptation.steering import Course, Steered, Steering
 from decoding.order import Order
-from decoding.row_laws import log_masses, self_certainty
+from decoding.row_laws import cut_to_nucleus, log_masses, self_certainty
 from decoding.rows import StepRows, Workspace, fold_eos
 from decoding.trace import Seen, Watch, WatchedCandidates, WatchedState, likeliest
 from grammars.constraint import ConstraintState
@@ -170,6 +170,8 @@ class RowSampler:
         mine = logits if len(rows) == len(logits) and list(places) == list(range(len(rows))) else logits[list(places)]
         fold_eos(mine, self.vocabulary.eos_ids)
         positions = [self._catch_up(row) for row in rows]
+        if any(row.order.top_p < 1.0 for row in rows):
+            self._cut(mine, rows)
         if any(row.order.answers or row.order.certainty for row in rows):
             told = self._laws_told(mine, rows, positions)
         else:
@@ -222,6 +224,16 @@ class RowSampler:
             for n, certainty in zip(wanted, certainties, strict=True):
                 told.setdefault(n, {})["certainty"] = certainty
         return told
+
+    @staticmethod
+    def _cut(logits: torch.Tensor, rows: Sequence[Row]) -> None:
+        """Cut the rows whose order asks for it to their nucleus, in place. logits  float32 [R, V]"""
+        places = [n for n, row in enumerate(rows) if row.order.top_p < 1.0]
+        cut = logits if len(places) == len(rows) else logits[places]
+        orders = [rows[n].order for n in places]
+        cut_to_nucleus(cut, [order.temperature for order in orders], [order.top_p for order in orders])
+        if cut is not logits:
+            logits[places] = cut
 
     def _steer(self, logits: torch.Tensor, rows: Sequence[Row]) -> dict[int, Steered]:
         """Change the laws of the rows that are to be steered, in place. logits  float32 [R, V]; returns index of the row -> how"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from grammars.vocabulary import Vocabulary
 LONGEST_WORD = 64
 NONE, SEVERAL = -1, -2
 _RUN = re.compile(r"\w+")
+_UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
 class Reader(Protocol):
@@ -211,7 +213,7 @@ class LinearReader:
 
     @property
     def _letters(self) -> str:
-        return self.tail.decode("utf-8", errors="replace")
+        return self.tail.decode("utf-8", errors="replace").rstrip("\ufffd")
 
     def after(self, tokens: np.ndarray) -> np.ndarray:
         reading, letters = self.reading, self._letters
@@ -235,14 +237,15 @@ class LinearReader:
 
     def advance(self, token: int) -> LinearReader:
         text = self.tail + self.reading.vocabulary.bytes_of(token)
-        read = text.decode("utf-8", errors="replace")
-        runs = list(_RUN.finditer(read))
+        decoder = _UTF8(errors="replace")
+        read = decoder.decode(text)
         # A character that is cut off at the end may yet turn out to be a letter.
-        whole = read.rstrip("\ufffd")
-        open_run = bool(runs) and runs[-1].end() == len(whole)
-        start = runs[-1].start() if open_run else len(whole)
+        cut, _ = decoder.getstate()
+        runs = list(_RUN.finditer(read))
+        open_run = bool(runs) and runs[-1].end() == len(read)
+        start = runs[-1].start() if open_run else len(read)
         closed = [self.reading.word(run.group()) for run in (runs[:-1] if open_run else runs)]
-        tail = text[len(read[:start].encode()) :]
+        tail = read[start:].encode() + cut
         if self.given:
             if text == self.tail:
                 return self

@@ -78,12 +78,13 @@ class Change:
 
     @classmethod
     def of(cls, masses: torch.Tensor, shift: torch.Tensor) -> Change:
-        """masses  float32 [V], of p; they sum to 1 up to rounding"""
+        """masses  float32 [V], of p"""
         # The largest exponent taken out: a shift of 100 nats is no infinity.
         top = float(shift.max())
         changed = masses * torch.exp(shift - top)
         total = float(changed.sum(dtype=torch.float64))
-        log_norm = math.log(total) + top if total > 0 else -math.inf
+        # float32 masses sum to 1 only up to rounding.
+        log_norm = math.log(total / float(masses.sum(dtype=torch.float64))) + top if total > 0 else -math.inf
         kl = float((changed * shift).sum(dtype=torch.float64)) / total - log_norm if total > 0 else math.inf
         return cls(shift, log_norm, max(kl, 0.0))
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from decoding.adaptation.held_signals import handle_of, signal_of
 from decoding.adaptation.lexicons import Axis, axis_of
 from grammars.errors import RequestError
 
@@ -87,7 +88,7 @@ def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptati
         raise RequestError(f"{where}candidates={candidates!r:.80}: a whole number from 2 to 1024 was wanted")
     made = Adaptation(
         detox=detox,
-        signal=own.get("signal", Adaptation.signal),
+        signal=handle_of(own.get("signal", Adaptation.signal)),
         debias_strength=_number(own.get("debias_strength", 1.0), f"{where}debias_strength", 0.0, 1.0),
         budget=_number(own.get("budget", BUDGET), f"{where}budget", 0.0, 1e6),
         gate=_number(own.get("gate", Adaptation.gate), f"{where}gate", 0.0, 1.0),
@@ -95,6 +96,8 @@ def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptati
         method=method,
         candidates=candidates,
     )
+    if detox:
+        signal_of(made.signal)  # what is not there is told now
     return made, axes
 
 

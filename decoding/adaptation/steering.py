@@ -14,10 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from decoding.adaptation.held_signals import signal_of
 from decoding.adaptation.reader import Reader, Reading, reading_of
 from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset, within_budget
 from decoding.adaptation.settings import POWER, Adaptation
-from decoding.adaptation.signals import signal_named
 from decoding.rows import Workspace
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
@@ -106,7 +106,7 @@ class Steering:
         self._reading = lru_cache(maxsize=8)(self._reading_of)
 
     def _reading_of(self, signal: str) -> Reading:
-        return reading_of(signal_named(signal), self.vocabulary)
+        return reading_of(signal_of(signal), self.vocabulary)
 
     def begin(self, adapt: Mapping[str, Any], tokens: Sequence[int]) -> Course:
         """A row's course after the tokens generated so far. Raises RewardError, RequestError."""

@@ -43,7 +43,7 @@ def test_a_dead_end_inside_a_character_says_what_to_do_about_it(text: bytes, ins
 
 
 @pytest.mark.parametrize(
-    "options", [{"stop": ""}, {"stop": [1]}, {"particles": True}, {"sampler": 5}, {"top_p": 0.5}, {"nonsense": 1}]
+    "options", [{"stop": ""}, {"stop": [1]}, {"particles": True}, {"sampler": 5}, {"top_k": 5}, {"nonsense": 1}]
 )
 def test_options_are_checked_by_name(options: dict[str, Any]):
     with pytest.raises(RequestError, match=next(iter(options))):
