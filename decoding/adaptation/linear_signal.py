@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import os
-import re
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from decoding.adaptation.tfidf import tfidf
 from grammars.errors import EngineError
 
 FORMAT = 1
-# Words of two or more characters; what is not in the vocabulary, stop words among it, does not count.
-WORD = re.compile(r"\b\w\w+\b")
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in order, in lower case, as scikit-learn's TfidfVectorizer cuts them by default."""
-    return WORD.findall(text.lower())
 
 
 @dataclass(frozen=True)
 class LinearSignal:
     """Several linear heads over TF-IDF words, each with a sigmoid of its own; their mean probability counts.
 
+    Words are cut as `tfidf.words_of` does; one that is not in the vocabulary does not count, stop words among them.
     A text is x [W] with x_w = count(w)·idf_w / norm, where norm makes its Euclidean length 1; a text without known words is 0.
     Head h says p_h = sigmoid(-(slopes_h·f_h + offsets_h)) with f_h = coefficients_h·x + intercepts_h, and
     log_odds = logit(mean_h p_h).
@@ -87,20 +80,8 @@ class LinearSignal:
         """
         if isinstance(texts, str):
             raise TypeError(f"texts must be a list of texts, not the one text {texts[:40]!r}: put it in a list")
-        rows: list[int] = []
-        columns: list[int] = []
-        counts: list[int] = []
-        for row, text in enumerate(texts):
-            for word, count in Counter(words_of(text)).items():
-                if (column := self.words.get(word)) is not None:
-                    rows.append(row)
-                    columns.append(column)
-                    counts.append(count)
-        of, at = np.array(rows, dtype=np.int64), np.array(columns, dtype=np.int64)
-        weights = np.array(counts, dtype=np.float64) * self.idf[at]
-        norms = np.sqrt(np.bincount(of, weights**2, minlength=len(texts)))
-        weights /= norms[of]
-        sums = [np.bincount(of, weights * head[at], minlength=len(texts)) for head in self.coefficients]
+        rows, columns, values = tfidf(texts, self.words, self.idf)
+        sums = [np.bincount(rows, values * head[columns], minlength=len(texts)) for head in self.coefficients]
         return np.array(sums) + self.intercepts[:, None]
 
     def log_odds_of(self, decisions: np.ndarray) -> np.ndarray:
