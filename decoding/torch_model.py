@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -143,7 +144,7 @@ class TorchModel:
                 f"{place}: no tokens: the law of a first token needs at least one before it, such as BOS"
             )
         for index, token in enumerate(tokens):
-            if isinstance(token, bool) or not 0 <= int(token) < len(self.embedding):
+            if isinstance(token, bool) or not isinstance(token, Integral) or not 0 <= token < len(self.embedding):
                 raise RequestError(
                     f"{place}: token {index} is {token!r:.40}: ids go from 0 to {len(self.embedding) - 1}"
                 )

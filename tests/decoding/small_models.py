@@ -37,4 +37,15 @@ def small(kind: str, vocabulary: Vocabulary = LETTERS, tokenizer: Any = None, **
         model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**_SHAPE | size | changes))
     else:
         model = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**_SHAPE | size | changes))
-    return TorchModel(model.double(), vocabulary, tokenizer)
+    return TorchModel(_in_float64(model.double()), vocabulary, tokenizer)
+
+
+def _in_float64(model: Any) -> Any:
+    """RMS norms of transformers compute in float32 whatever they are given: finite differences would see the rounding."""
+    for module in list(model.modules()):
+        for name, norm in list(module.named_children()):
+            if type(norm).__name__.endswith("RMSNorm"):
+                exact = torch.nn.RMSNorm(norm.weight.shape, norm.variance_epsilon, dtype=torch.float64)
+                exact.weight = norm.weight
+                setattr(module, name, exact)
+    return model

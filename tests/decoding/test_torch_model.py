@@ -90,6 +90,7 @@ def test_what_the_model_cannot_read_is_refused():
         ([], "no tokens"),
         ([1, 99], "token 1 is 99"),
         ([-1], "token 0 is -1"),
+        ([1.0], "token 0 is 1.0"),
         ([1] * 65, "context of 64"),
     ):
         with pytest.raises(RequestError, match=said):
