@@ -18,7 +18,7 @@ import torch
 from decoding.adaptation.steering import Course, Steered, Steering
 from decoding.order import Order
 from decoding.row_laws import cut_to_nucleus, log_masses, self_certainty
-from decoding.rows import StepRows, Workspace, fold_eos
+from decoding.rows import StepRows, Workspace, fold_eos, tempered_masses
 from decoding.trace import Seen, Watch, WatchedCandidates, WatchedState, likeliest
 from grammars.constraint import ConstraintState
 from grammars.errors import EngineError, ReweighError
@@ -176,14 +176,17 @@ class RowSampler:
             told = self._laws_told(mine, rows, positions)
         else:
             told = {}
-        steered = self._steer(mine, rows) if any(row.course is not None for row in rows) else {}
+        temperatures = np.array([row.order.temperature for row in rows])
+        law, steered = None, {}
+        if any(row.course is not None for row in rows):
+            law = tempered_masses(mine, temperatures, self._workspace)
+            steered = self._steer(mine, law, rows)
         masks, masked = self._bitmasks(rows, positions)
         prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
         seats = [(n, particle) for n, row in enumerate(rows) for particle in self._riders(row)]
         numbers = self._uniforms(rows, positions, seats)[:, :prefetch]
-        temperatures = np.array([row.order.temperature for row in rows])
         owners = np.array([n for n, _ in seats])
-        step = StepRows(mine, temperatures, masks, numbers, owners, self._workspace)
+        step = StepRows(mine, temperatures, masks, numbers, owners, self._workspace, law)
         states = [_shared(row.state, len(self._riders(row))) for row in rows]
         for row in rows:
             self.posts[row.key] = []
@@ -235,14 +238,19 @@ class RowSampler:
         if cut is not logits:
             logits[places] = cut
 
-    def _steer(self, logits: torch.Tensor, rows: Sequence[Row]) -> dict[int, Steered]:
-        """Change the laws of the rows that are to be steered, in place. logits  float32 [R, V]; returns index of the row -> how"""
+    def _steer(self, logits: torch.Tensor, masses: torch.Tensor, rows: Sequence[Row]) -> dict[int, Steered]:
+        """Change the laws of the rows that are to be steered, in both their forms, in place.
+
+        logits   float32 [R, V]; masses: their `tempered_masses`
+        returns  index of the row -> what was done to it
+        """
         places = [n for n, row in enumerate(rows) if row.course is not None and row.error is None]
         courses = [course for n in places if (course := rows[n].course) is not None]
         temperatures = np.array([rows[n].order.temperature for n in places])
         spent = [self.spent.get(rows[n].key, 0.0) for n in places]
         steered: dict[int, Steered] = {}
-        for n, outcome in zip(places, self.steering.steer(logits, places, courses, temperatures, spent), strict=True):
+        outcomes = self.steering.steer(logits, masses, places, courses, temperatures, spent)
+        for n, outcome in zip(places, outcomes, strict=True):
             if isinstance(outcome, Exception):
                 rows[n].error = _failure(outcome)
             else:

@@ -55,6 +55,7 @@ class StepRows:
     uniforms      float64 [N, K]: the first K uniforms of every particle's stream
     rows          int64 [N]: the row each particle draws from
     workspace     lends its memory to the step
+    masses        `tempered_masses` of these logits, where they have been made already; written over
     Source: draws without replacement by inverse CDF over sums of chunks of neighbouring tokens.
     """
 
@@ -66,6 +67,7 @@ class StepRows:
         uniforms: np.ndarray,
         rows: np.ndarray,
         workspace: Workspace | None = None,
+        masses: torch.Tensor | None = None,
     ) -> None:
         num_rows, size = logits.shape
         device = logits.device
@@ -73,11 +75,8 @@ class StepRows:
         self._temperatures = temperatures
         self._bitmasks = bitmasks
         self._rows = rows
-        # Small things are done by Python or numpy where they can be: a call of torch costs as much as a row's chunk sums.
-        if temperatures.tolist().count(1.0) < num_rows:
-            inverse = torch.from_numpy(1.0 / temperatures).to(device, torch.float32)
-            logits = logits * inverse[:, None]
-        masses = (workspace or Workspace()).softmax(logits)
+        if masses is None:
+            masses = tempered_masses(logits, temperatures, workspace or Workspace())
         self._masses = masses
         self._chunks = masses.view(num_rows, -1, CHUNK)
         # Sums of 256 float32 numbers are good to 1e-7; what is added over thousands of chunks is float64.
@@ -205,6 +204,18 @@ class PrefetchedRow:
         if self._host is None:
             self._host = self._rows.host_row(self._n, self._consumed, self._stream)
         return self._host
+
+
+def tempered_masses(logits: torch.Tensor, temperatures: np.ndarray, workspace: Workspace) -> torch.Tensor:
+    """softmax(logits / temperature) of every row, in the workspace's memory: as `Workspace.softmax` gives it.
+
+    logits  float32 [R, V]; temperatures float64 [R], > 0
+    """
+    # Small things are done by Python or numpy where they can be: a call of torch costs as much as a row's chunk sums.
+    if temperatures.tolist().count(1.0) < len(logits):
+        inverse = torch.from_numpy(1.0 / temperatures).to(logits.device, torch.float32)
+        logits = logits * inverse[:, None]
+    return workspace.softmax(logits)
 
 
 def _first_above(xp: Any, cdf: Any, points: Any) -> Any:

@@ -18,7 +18,6 @@ from decoding.adaptation.held_signals import signal_of
 from decoding.adaptation.reader import Reader, Reading, reading_of
 from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset, within_budget
 from decoding.adaptation.settings import POWER, Adaptation
-from decoding.rows import Workspace
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
@@ -102,7 +101,6 @@ class Steering:
 
     def __init__(self, vocabulary: Vocabulary, unembedding: Unembedding | None = None) -> None:
         self.vocabulary, self.unembedding = vocabulary, unembedding
-        self._workspace = Workspace()
         self._reading = lru_cache(maxsize=8)(self._reading_of)
 
     def _reading_of(self, signal: str) -> Reading:
@@ -132,34 +130,33 @@ class Steering:
     def steer(
         self,
         logits: torch.Tensor,
+        masses: torch.Tensor,
         lines: Sequence[int],
         courses: Sequence[Course],
         temperatures: np.ndarray,
         spent: Sequence[float],
     ) -> list[Steered | Exception]:
-        """Change the laws of rows, in place. A row whose signal fails has its exception returned, and is left as it was.
+        """Change the laws of rows, in both their forms, in place. A row whose signal fails has its exception returned.
 
-        logits        float32 [R, V], of all rows; lines: [A] which of them are adapted
+        logits        float32 [R, V], of all rows; masses: the same as laws, float32 [R, V or more]
+        lines         [A] which of the rows are adapted
         temperatures  float64 [A]
         spent         [A] nats of KL that each text has had already
         """
-        mine = logits if list(lines) == list(range(len(logits))) else logits[list(lines)]
-        if (temperatures != 1.0).any():
-            mine = mine / torch.from_numpy(temperatures).to(mine)[:, None]
-        masses = self._workspace.softmax(mine)[:, : logits.shape[1]]
-        balanced = [self._balance(masses[a], course) for a, course in enumerate(courses)]
+        laws = [masses[line, : logits.shape[1]] for line in lines]
+        balanced = [self._balance(law, course) for law, course in zip(laws, courses)]
         twists: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         failures: dict[int, Exception] = {}
         for a, course in enumerate(courses):
             if course.reader is not None and spent[a] < course.settings.budget:
                 try:
-                    twist = self._twists(masses[a], course, course.reader)
+                    twist = self._twists(laws[a], course, course.reader)
                 except Exception as error:
                     failures[a] = error
                     continue
                 if twist is not None:
                     twists[a] = twist
-        shifts = self._shifts(masses, courses, twists)
+        shifts = self._shifts(laws, courses, twists)
         steered: list[Steered | Exception] = []
         for a, (line, course) in enumerate(zip(lines, courses)):
             if a in failures:
@@ -167,7 +164,8 @@ class Steering:
                 continue
             tilted = None
             if a in shifts:
-                tilted = within_budget(masses[a], shifts[a], course.settings.budget - spent[a])
+                tilted = within_budget(laws[a], shifts[a], course.settings.budget - spent[a])
+                laws[a] *= torch.exp(tilted.shift - tilted.log_norm)
             for change in (balanced[a], tilted):
                 if change is not None:
                     logits[line] += change.shift * float(temperatures[a])
@@ -215,24 +213,27 @@ class Steering:
         return tokens, course.power * gains
 
     def _shifts(
-        self, masses: torch.Tensor, courses: Sequence[Course], twists: Mapping[int, tuple[np.ndarray, np.ndarray]]
+        self,
+        laws: Sequence[torch.Tensor],
+        courses: Sequence[Course],
+        twists: Mapping[int, tuple[np.ndarray, np.ndarray]],
     ) -> dict[int, torch.Tensor]:
         """The shift of every row whose gate is open: float32 [V] each."""
         offsets: dict[int, torch.Tensor] = {}
         for a, (tokens, gains) in twists.items():
             if courses[a].settings.method != "tilt":
                 assert self.unembedding is not None
-                ids, wanted = torch.from_numpy(tokens).to(masses.device), torch.from_numpy(gains).to(masses)
-                offsets[a] = natural_offset(self.unembedding.rows(ids), masses[a][ids], wanted)
+                ids, wanted = torch.from_numpy(tokens).to(laws[a].device), torch.from_numpy(gains).to(laws[a])
+                offsets[a] = natural_offset(self.unembedding.rows(ids), laws[a][ids], wanted)
         projected = dict(zip(offsets, self._project(list(offsets.values()))))
         shifts = {}
         for a, (tokens, gains) in twists.items():
-            ids, wanted = torch.from_numpy(tokens).to(masses.device), torch.from_numpy(gains).to(masses)
+            ids, wanted = torch.from_numpy(tokens).to(laws[a].device), torch.from_numpy(gains).to(laws[a])
             if a not in projected:
-                shift = torch.zeros_like(masses[a])
+                shift = torch.zeros_like(laws[a])
                 shift[ids] = wanted
             else:
-                held = masses[a][ids] / masses[a][ids].sum()
+                held = laws[a][ids] / laws[a][ids].sum()
                 shift = projected[a] + (held @ wanted - held @ projected[a][ids])
                 if courses[a].settings.method == "both":
                     shift[ids] = wanted

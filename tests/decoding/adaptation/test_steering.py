@@ -68,8 +68,10 @@ def steered_law(
     course = steering.begin(adapt, prefix)
     logits = logits_after(prefix)
     log_p = torch.log_softmax(logits[0].double() / temperature, 0).numpy()
-    (outcome,) = steering.steer(logits, [0], [course], np.array([temperature]), [spent])
+    law = torch.softmax(logits / temperature, 1)
+    (outcome,) = steering.steer(logits, law, [0], [course], np.array([temperature]), [spent])
     assert isinstance(outcome, Steered)
+    np.testing.assert_allclose(law, torch.softmax(logits / temperature, 1), atol=1e-6)
     return log_p, torch.log_softmax(logits[0].double() / temperature, 0).numpy(), outcome
 
 
@@ -201,7 +203,7 @@ def drawn(adapt: dict, runs: int) -> tuple[list[tuple[int, ...]], np.ndarray]:
 
 @pytest.fixture(scope="module")
 def law_and_draws():
-    adapt = settings(debias=[GENDER], adaptation={"method": "both", "budget": 0.4})
+    adapt = settings(detox=0.3, debias=[GENDER], adaptation={"method": "both", "budget": 2.0, "candidates": SIZE})
     return enumerated(adapt), *drawn(adapt, 1200)
 
 
@@ -209,9 +211,14 @@ def misses(law: dict[tuple[int, ...], float], texts: list[tuple[int, ...]], weig
     """The largest |z| over events: the text's first token, its length, and the whole."""
     largest = 0.0
     events = [lambda text, x=x: text[:1] == (x,) for x in range(SIZE)]
-    events += [lambda text, n=n: len(text) == n for n in range(LENGTH + 1)] + [lambda text: 3 in text, lambda text: True]
+    events += [lambda text, n=n: len(text) == n for n in range(LENGTH + 1)] + [
+        lambda text: 3 in text,
+        lambda text: True,
+    ]
     for event in events:
         exact = sum(mass for text, mass in law.items() if event(text))
+        if exact < 0.01:
+            continue  # too seldom for a normal approximation
         hits = weights * np.array([event(text) for text in texts])
         largest = max(largest, abs(hits.mean() - exact) / max(hits.std() / math.sqrt(len(hits)), 1e-12))
     return largest
@@ -227,7 +234,7 @@ def test_unpaid_steering_is_caught(law_and_draws):
     """The same draws with weight 1 are of another law: a weight that forgets the proposal would be seen."""
     law, texts, weights = law_and_draws
     total = sum(law.values())
-    assert misses(law, texts, np.full(len(weights), total)) > 10
+    assert misses(law, texts, np.full(len(weights), total)) > 6
 
 
 def test_a_row_that_was_taken_up_again_goes_on_as_before():
@@ -277,7 +284,9 @@ def test_a_signal_that_raises_ends_its_own_row_alone():
 
 def test_other_rows_are_untouched():
     sampler = RowSampler(VOCABULARY)
-    adapted = sampler.add(Order("a", 1, None, "auto", 1.0, 1, 4, True, adapt=settings(adaptation={"method": "tilt"})), [], list)
+    adapted = sampler.add(
+        Order("a", 1, None, "auto", 1.0, 1, 4, True, adapt=settings(adaptation={"method": "tilt"})), [], list
+    )
     plain = sampler.add(Order("b", 1, None, "auto", 1.0, 1, 4, True), [], list)
     logits = torch.cat([logits_after((9,)), logits_after((8,)), logits_after((7,))])
     before = logits.clone()
