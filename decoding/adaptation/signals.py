@@ -31,16 +31,23 @@ SIGNALS: Mapping[str, Callable[[], Signal]] = {
 
 @functools.cache
 def signal_named(name: str) -> Signal:
-    """The signal of that name, made once a process; the path of a .npz file is one of a `LinearSignal`.
+    """The signal of that name, made once a process.
 
+    name    one of SIGNALS; the path of a .npz file, a `LinearSignal`; or transformers:FOLDER_OR_HUB_NAME#LABEL
     raises  RequestError for an unknown name; EngineError when what the signal needs is missing or damaged
     """
     if make := SIGNALS.get(name):
         return make()
+    if name.startswith("transformers:"):
+        from decoding.adaptation.transformers_signal import TransformersSignal
+
+        model, _, label = name.removeprefix("transformers:").partition("#")
+        return TransformersSignal(model, label or None)
     if name.endswith(".npz"):
         from decoding.adaptation.linear_signal import LinearSignal
 
         return LinearSignal.load(Path(name))
     raise RequestError(
-        f"signal {name!r} is not known: name one of {', '.join(sorted(SIGNALS))}, or a .npz file of a linear signal"
+        f"signal {name!r} is not known: name one of {', '.join(sorted(SIGNALS))}, a .npz file of a linear signal, "
+        "or transformers:MODEL#LABEL"
     )
