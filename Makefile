@@ -10,7 +10,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-reference bench-selection serve lock clean
+.PHONY: help demo test lint bench bench-reference bench-selection bench-signals serve lock clean
 
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
@@ -56,6 +56,9 @@ bench-reference: $(INSTALLED) .cache/genlm-venv/.installed  ## genlm-control on 
 bench-selection: $(INSTALLED) .cache/its_hub-venv/.installed .cache/optillm-venv/.installed  ## its_hub and optillm beside ours; ARGS="--k 4"
 	@.venv/bin/python -m bench.bench_selection_reference $(ARGS)
 
+bench-signals: $(INSTALLED) .cache/toxicity-judge/.made  ## detoxifying: the scorers that steer, and the judge that does not
+	@.venv/bin/python -m bench.bench_signals $(ARGS)
+
 serve: $(INSTALLED)  ## the OpenAI-compatible server; ARGS="--port 8001"
 	@.venv/bin/reweigh serve $(ARGS)
 
@@ -66,7 +69,9 @@ lock: .venv/.uv  ## pin the lock files again; UPGRADE=1 takes newer versions
 	for peer in genlm its_hub; do
 	    eval "$$compile" bench/reference/$$peer.in --output-file bench/reference/$$peer.lock
 	done
-	eval "$$compile" bench/reference/optillm.in --overrides bench/reference/optillm.overrides --output-file bench/reference/optillm.lock
+	for peer in optillm toxicity; do
+	    eval "$$compile" bench/reference/$$peer.in --overrides bench/reference/$$peer.overrides --output-file bench/reference/$$peer.lock
+	done
 
 clean:  ## remove .venv, caches and build products
 	rm -rf .venv .cache dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -96,6 +101,11 @@ clean:  ## remove .venv, caches and build products
 	@$(uv_settings)
 	.venv/bin/python -m venv $(@D)
 	$(UV) pip install --python $(@D)/bin/python --no-deps -r $<
+	touch $@
+
+# The judge of toxicity: two classifiers' weights as plain arrays.
+.cache/toxicity-judge/.made: .cache/toxicity-venv/.installed bench/reference/toxicity_export.py
+	@.cache/toxicity-venv/bin/python -m bench.reference.toxicity_export $(@D)
 	touch $@
 
 .venv/.installed-cuda: .venv/.uv pyproject.toml
