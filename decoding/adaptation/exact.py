@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from decoding.adaptation.attribute_head import AttributeHead
 from decoding.adaptation.exact_groups import TokenGroups
-from decoding.adaptation.exact_law import divergence, draw, fused, nucleus
+from decoding.adaptation.exact_law import divergence, draw, fused, geometric_mean, nucleus
 from decoding.adaptation.exact_losses import debias_costs, debias_loss, detox_loss, hellinger_gap, kl_loss
 from decoding.adaptation.exact_offsets import Offsets
 from decoding.adaptation.exact_optimisers import OPTIMISERS
@@ -154,17 +154,18 @@ class UDDIA:
         returns     the samples of the first prompt, of the second, ...
         Raises RequestError naming the prompt; EngineError where the model's numbers overflow.
         """
-        for name, value, most in (
-            ("max_tokens", max_tokens, 2**31),
-            ("samples", samples, 2**31),
-            ("batch_size", batch_size, 2**31),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        for name, value in (("max_tokens", max_tokens), ("samples", samples), ("batch_size", batch_size)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise RequestError(f"{name}={value!r:.40}: a whole number of at least 1 was wanted")
         if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED:
             raise RequestError(f"seed={seed!r:.40}: a whole number from 0 to 2^64 - 1 was wanted")
         if isinstance(prompts, str):
             raise RequestError("prompts: a list of texts or of token ids was wanted; put the text into a list")
+        for k, prompt in enumerate(prompts):
+            if not isinstance(prompt, Sequence | np.ndarray):
+                raise RequestError(
+                    f"prompts[{k}]: {prompt!r:.40}: a text or a list of token ids was wanted, for each prompt one"
+                )
         given = [self.model.encode(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
         checked = [self.model.checked(prompt, max_tokens, f"prompts[{k}]") for k, prompt in enumerate(given)]
         rows = [_Row(prompt, derive_seed(seed, k), n) for k, prompt in enumerate(checked) for n in range(samples)]
@@ -294,11 +295,11 @@ class UDDIA:
         base = original.cpu().numpy()
         tuned = base.copy()
         rows = torch.nonzero(detoxed | debiased)[:, 0]
-        if len(rows) and settings.steps:
+        if len(rows):
             own = original[rows].to(seen.states.dtype)
             hidden, debiased[rows] = self._tuned(seen, rows, own, detoxed[rows], offsets)
             tuned[rows.cpu().numpy()] = self.model.logprobs(hidden).cpu().numpy()
-        unnormalised = settings.fusion * tuned + (1 - settings.fusion) * base if settings.as_released else None
+        unnormalised = geometric_mean(tuned, base, settings.fusion) if settings.as_released else None
         mixed = fused(tuned, base, settings.fusion)
         law = nucleus(mixed, settings.top_p, unnormalised)
         return _Laws(
@@ -311,11 +312,11 @@ class UDDIA:
         rows = len(seen.states)
         detoxed = torch.zeros(rows, dtype=torch.bool, device=logprobs.device)
         debiased, gaps = detoxed.clone(), torch.full_like(logprobs[:, 0], torch.nan)
-        if self._head is not None:
+        if self._head is not None and self.settings.steps:
             detoxed = torch.sigmoid(self._head.logits(seen.states / seen.count[:, None])) >= self.settings.detox_share
         if self._groups is not None:
             gaps = hellinger_gap(logprobs, self._groups.laws.double())
-            debiased = gaps > self.settings.debias_gap
+            debiased = (gaps > self.settings.debias_gap) & (self.settings.steps > 0)
         return detoxed, debiased, gaps
 
     def _tuned(

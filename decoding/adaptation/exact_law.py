@@ -5,16 +5,20 @@ from __future__ import annotations
 import numpy as np
 
 
-def fused(tuned: np.ndarray, original: np.ndarray, weight: float) -> np.ndarray:
-    """log of q^weight · p^(1 - weight), normalised.
+def geometric_mean(tuned: np.ndarray, original: np.ndarray, weight: float) -> np.ndarray:
+    """log of q^weight · p^(1 - weight), which sums to 1 or less.
 
     tuned, original  float64 [B, V], log q and log p
-    returns          float64 [B, V]
+    returns          float64 [B, V]; what a law of some weight excludes is excluded
     """
-    # 0 · -inf is no number; a token that either law excludes, in so far as it counts, is excluded.
-    with np.errstate(invalid="ignore"):
-        mixed = np.where(weight == 0, 0.0, weight * tuned) + np.where(weight == 1, 0.0, (1 - weight) * original)
-    return _normalised(np.nan_to_num(mixed, nan=-np.inf, neginf=-np.inf))
+    if weight in (0.0, 1.0):
+        return tuned if weight else original
+    return weight * tuned + (1 - weight) * original
+
+
+def fused(tuned: np.ndarray, original: np.ndarray, weight: float) -> np.ndarray:
+    """The same, normalised."""
+    return _normalised(geometric_mean(tuned, original, weight))
 
 
 def nucleus(logprobs: np.ndarray, top_p: float, of: np.ndarray | None = None) -> np.ndarray:

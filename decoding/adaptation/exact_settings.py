@@ -20,7 +20,7 @@ class ExactSettings:
     kl               weight of KL(tuned law ‖ original). Its gradient is 0 where the offsets are: it acts from the second step on
     layers           T: the top layers whose biases or offsets are tuned, beside the final norm; None: half of the model's
     optimiser        adam, sign or natural, made afresh for every token; see exact_optimisers
-    steps            of the optimiser, a token
+    steps            of the optimiser, a token; 0: none, which is plain decoding with top_p
     learning_rate    of adam and sign in the units of activations; of natural in nats, the KL of one step
     fusion           the tuned law's share: q ∝ p_tuned^fusion · p^(1 - fusion)
     top_p            the nucleus that tokens are drawn from: part of the law, and of its log q

@@ -8,9 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from decoding.table_model import rollout
 from decoding.torch_model import Step, TorchModel
 from grammars.errors import EngineError, RequestError
+from grammars.regex import Regex
+from grammars.registry import compile_cached
 from grammars.vocabulary import Vocabulary
+from samplers.smc import SMC
+from samplers.token_samplers import token_sampler
 from tests.decoding.small_models import KINDS, LETTERS, small
 
 
@@ -82,6 +87,18 @@ def test_every_end_is_the_first_one():
     law, own = np.exp(model.next_logprobs([1, 2])), np.exp(plain.next_logprobs([1, 2]))
     assert law[15] == pytest.approx(own[14] + own[15]) and law[14] == 0
     assert law[:14] == pytest.approx(own[:14])
+
+
+def test_the_samplers_take_it_for_any_language_model():
+    """One text is allowed: the estimate of log Z is its log probability, the end included."""
+    model = small("llama")
+    a, b = model.vocabulary.tokens.index(b"a"), model.vocabulary.tokens.index(b"b")
+    drawn = rollout(
+        model, compile_cached(Regex("ab"), model.vocabulary), SMC(2, seed=0), token_sampler("masked"), 3, prompt=[4, 2]
+    )
+    laws = [model.next_logprobs(prefix) for prefix in ([4, 2], [4, 2, a], [4, 2, a, b])]
+    assert drawn.tokens == ((a, b), (a, b))
+    assert drawn.log_z == pytest.approx(laws[0][a] + laws[1][b] + laws[2][model.vocabulary.eos])
 
 
 def test_what_the_model_cannot_read_is_refused():

@@ -315,6 +315,14 @@ def test_losses_act_where_their_triggers_say():
 # Redo
 
 
+def test_no_steps_is_plain_decoding():
+    model = small("llama")
+    for k, result in enumerate(uddia(model, replace(BOTH, steps=0)).generate(PROMPTS, max_tokens=4, seed=1)):
+        tokens, log_q = plain(model, PROMPTS[k], derive_seed(1, k), 4, BOTH.top_p)
+        assert list(result.tokens) == tokens and result.log_q == pytest.approx(log_q, abs=1e-9)
+        assert not result.detoxed.any() and not result.debiased.any() and bool((result.gap > 0).all())
+
+
 def test_redo_keeps_the_attempt_of_least_perplexity():
     model = small("llama")
     settings = replace(BOTH, layers=3, redo_layers=1, learning_rate=1.0)
@@ -364,6 +372,8 @@ def test_what_is_missing_or_does_not_fit_is_refused():
             adapted.generate(prompts, max_tokens=8)
     with pytest.raises(RequestError, match="put the text into a list"):
         adapted.generate("abc")
+    with pytest.raises(RequestError, match=r"prompts\[0\]: 1: a text or a list of token ids was wanted"):
+        adapted.generate([1, 2])  # type: ignore[list-item]
     with pytest.raises(RequestError, match="no tokenizer"):
         adapted.generate(["abc"])
     for name, value in (("max_tokens", 0), ("samples", True), ("batch_size", 1.5), ("seed", -1)):
