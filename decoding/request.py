@@ -151,11 +151,17 @@ class Steered:
         """nats, over the tokens of all texts."""
         return float(self.kl.sum()) / max(sum(map(len, self.kl_tokens)), 1)
 
+    def of(self, particle: int) -> dict[str, Any]:
+        """What was done to one text, as plain data."""
+        kl = self.kl_tokens[particle]
+        return {"kl": sum(kl), "kl_tokens": list(kl), "log_ratios": list(self.log_ratios[particle])}
+
     def as_dict(self) -> dict[str, Any]:
         return {
             "kl": self.kl.tolist(),
             "kl_per_token": self.kl_per_token,
             "kl_tokens": [list(one) for one in self.kl_tokens],
+            "log_ratios": [list(one) for one in self.log_ratios],
             "is_proposal": self.is_proposal,
         }
 

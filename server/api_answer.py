@@ -75,6 +75,9 @@ class Answer:
         rewards = self.result.rewards
         if rewards is not None:
             told["reward"] = finite_or_none(rewards[self.particle])
+        steered = self.result.adaptation
+        if steered is not None:
+            told["adaptation"] = {**steered.of(self.particle), "is_proposal": steered.is_proposal}
         verdicts = self.result.verdicts
         if verdicts is not None and (verdict := verdicts[self.particle]) is not None:
             told["verdict"] = verdict.as_dict()
@@ -94,6 +97,9 @@ class Answer:
             if rewards is not None:
                 for one, reward in zip(told["particles"], rewards, strict=True):
                     one["reward"] = finite_or_none(reward)
+            if steered is not None:
+                for k, one in enumerate(told["particles"]):
+                    one["adaptation"] = steered.of(k)
             for one, verdict in zip(told["particles"], verdicts or (), strict=False):
                 one["verdict"] = None if verdict is None else verdict.as_dict()
             told["ess_history"] = list(result.stats.ess_history)

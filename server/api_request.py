@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from decoding.potentials import NamedPotential
+from server.api_adaptation import Adapted, adaptation
 from server.api_best_of import MOST_PARTICLES, BestOf, best_of, partial_reward
 from server.api_constraints import Names, Spec, spec_of
 from server.api_errors import bad
@@ -46,7 +47,6 @@ _ELSEWHERE = {
 }
 # Sampling parameters that change p, and their neutral values.
 _CHANGES_P: dict[str, tuple[Any, ...]] = {
-    "top_p": (1, None),
     "top_k": (0, -1, None),
     "min_p": (0, None),
     "frequency_penalty": (0, None),
@@ -86,8 +86,8 @@ _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
 _OWN = {
     "constraint", "particles", "ess_threshold", "resampling", "resample_every", "sampler", "seed", "select",
     "return_particles", "show_schema", "thinking", "best_of", "partial_reward", "detox", "debias",
+    "adaptation",
 }  # fmt: skip
-_LATER = {"detox": "detoxification", "debias": "debiasing"}
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,7 @@ class Asked:
                      not think; "auto": the operator's reasoning parser has to say
     best_of          the reward that selects, if one does; in waves, particles are those of one wave
     potential        the operator's reward on partial text, if one is a factor of the target
+    adapted          how the law of every token is to be steered, if it is
     """
 
     spec: Spec | None
@@ -123,6 +124,7 @@ class Asked:
     thinking: Thinking | str | None
     best_of: BestOf | None = None
     potential: NamedPotential | None = None
+    adapted: Adapted | None = None
 
     @property
     def as_made(self) -> bool:
@@ -190,8 +192,6 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
             raise bad(
                 f"reweigh.{name} is not known; there are {', '.join(sorted(_OWN))}", f"reweigh.{name}", "unknown_field"
             )
-        if name in _LATER and own[name] is not None:
-            raise bad(f"reweigh.{name}: {_LATER[name]} is not served yet", f"reweigh.{name}", "not_implemented")
     chosen = best_of(own, names)
     if not chat and (body.get("tools") or body.get("tool_choice") not in (None, "none")):
         raise bad("tools are for /v1/chat/completions", "tools" if body.get("tools") else "tool_choice")
@@ -226,6 +226,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
         thinking=_thinking(own),
         best_of=chosen,
         potential=partial_reward(own, names),
+        adapted=adaptation(own),
     )
 
 
@@ -306,6 +307,7 @@ def _settings(body: Mapping[str, Any], own: Mapping[str, Any], chosen: BestOf | 
         "particles": particles if chosen is None or chosen.waves is None else chosen.waves.wave,
         "truncate": True,
         "temperature": max(number(body, "temperature", 1.0, 0.0, 100.0), LEAST_TEMPERATURE),
+        "top_p": _top_p(body),
         "stop": _stop(body),
     }
     if own.get("ess_threshold") is not None:
@@ -318,6 +320,13 @@ def _settings(body: Mapping[str, Any], own: Mapping[str, Any], chosen: BestOf | 
     if own.get("sampler") is not None:
         settings["sampler"] = own["sampler"]
     return settings
+
+
+def _top_p(body: Mapping[str, Any]) -> float:
+    share = number(body, "top_p", 1.0, 0.0, 1.0)
+    if share == 0.0:
+        raise bad("top_p is 0: a number above 0 and at most 1 was wanted", "top_p")
+    return share
 
 
 def _stop(body: Mapping[str, Any]) -> list[str]:

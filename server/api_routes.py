@@ -222,6 +222,7 @@ def _job(
 ) -> Job:
     from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
+    from decoding.adaptation.settings import settle
     from decoding.asking import seed_of, settings_of
     from decoding.request import Request as Draw
     from decoding.rewarding import Selecting, reward_of, wants_certainty
@@ -250,6 +251,10 @@ def _job(
                 serving.default_sampling_params,
                 serving.override_max_tokens,
             )
+            vocabulary = backend.service.vocabulary
+            adapt = (
+                None if asked.adapted is None else settle(*asked.adapted, vocabulary.decode(list(tokens)), vocabulary)
+            )
             settings = settings_of(
                 {**asked.settings, "max_tokens": max(max_tokens, 1), "trace": asked.logprobs is not None}
             )
@@ -261,6 +266,7 @@ def _job(
                     seed=derive_seed(seed, len(draws)),
                     certainty=wants_certainty(selecting),
                     potential=asked.potential,
+                    adapt=adapt,
                     **settings,
                 )
                 backend.service.check(draw, place)
@@ -291,7 +297,7 @@ def _waves(k: int, asked: InWaves, max_tokens: int) -> Waves:
 
 def _param_of(message: str, place: str) -> str | None:
     """The field that an error of `settings_of` or of the engine's bounds is about."""
-    named = re.match(r"(particles|sampler)\b", message)
+    named = re.match(r"(particles|sampler|debias)\b", message)
     return f"reweigh.{named[1]}" if named else place if "tokens" in message else None
 
 

@@ -166,7 +166,7 @@ class _Batch:
             )
             assert not isinstance(result, list), "one prompt was given"
             made = envelope(result, model=self.engine.model, load_s=None)
-            return head | {name: made[name] for name in _KEYS}
+            return head | {name: made[name] for name in (*_KEYS, "adaptation") if name in made}
         except EngineError:
             raise
         except (ReweighError, TimeoutError) as error:

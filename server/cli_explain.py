@@ -11,6 +11,7 @@ import numpy as np
 
 from grammars.errors import ReweighError
 from server.cli_output import note, table
+from server.cli_steering import explain_steering
 
 if TYPE_CHECKING:
     from decoding.request import Proposal, Result, TraceStep
@@ -55,6 +56,8 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
     for line in table(rows, right=frozenset({0, 3, 4, 5})):
         note(line)
     note(_bill(steps, result))
+    if result.adaptation is not None:
+        explain_steering(result, vocabulary, best)
 
 
 def _best(result: Result) -> int:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from grammars.constraint import Language
     from server.cli_url import Told
 
-SETTINGS = ("particles", "sampler", "ess_threshold", "resampling", "temperature", "max_tokens")
+SETTINGS = (
+    "particles", "sampler", "ess_threshold", "resampling", "temperature", "top_p", "max_tokens", "detox", "debias", "adaptation",
+)  # fmt: skip
 """How to sample, besides the seed: what a line of a batch may set for itself."""
 
 Asked = dict[str, Any]
@@ -101,14 +103,31 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "ess_threshold": options.ess_threshold,
         "resampling": options.resampling,
         "temperature": options.temperature,
+        "top_p": options.top_p,
         "max_tokens": options.max_tokens,
+        **_steering_of(options),
     }
     check_settings({**settings, "seed": 0 if options.seed is None else options.seed})
     return settings
 
 
+def _steering_of(options: argparse.Namespace) -> dict[str, Any]:
+    """What steers the model, where anything does."""
+    made: dict[str, Any] = {}
+    strength = options.detox_strength
+    if options.detox or strength is not None:
+        made["detox"] = 1.0 if strength is None else strength
+    if options.debias:
+        made["debias"] = [json_of(one, "--debias") if one.lstrip().startswith("{") else one for one in options.debias]
+    if options.adaptation is not None:
+        made["adaptation"] = json_of(options.adaptation, "--adaptation")
+    return made
+
+
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Raise RequestError naming the setting that is out of range."""
+    from decoding.adaptation.settings import SETTINGS as STEERING
+    from decoding.adaptation.settings import adaptation_of
     from decoding.order import Order
     from grammars.errors import RequestError
     from samplers.randomness import MAX_SEED
@@ -119,7 +138,8 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise RequestError(f"{name}={value!r}: a whole number of at least {least} was wanted")
     if settings["seed"] > MAX_SEED:
         raise RequestError(f"seed={settings['seed']}: a whole number up to 2**64 - 1 was wanted")
-    order = {name: value for name, value in settings.items() if name != "particles"}
+    adaptation_of({name: settings[name] for name in STEERING if name in settings})
+    order = {name: value for name, value in settings.items() if name not in ("particles", *STEERING)}
     Order(group="", num_particles=settings["particles"], constraint=None, **order).check()
 
 

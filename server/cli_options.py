@@ -181,6 +181,9 @@ def generating_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the model's own law (default 1)")
     group.add_argument(
+        "--top-p", type=float, default=1.0, metavar="X", help="cut the model's law to its likeliest tokens (default 1: all)"
+    )
+    group.add_argument(
         "--sampler",
         default="auto",
         metavar="NAME",
@@ -195,6 +198,25 @@ def generating_options(command: argparse.ArgumentParser) -> None:
         type=float,
         metavar="SECONDS",
         help="give up so long after the model is ready; in a batch, each line so long after its turn came",
+    )
+
+    group = command.add_argument_group("steering")
+    group.add_argument(
+        "--detox", action="store_true", help="text that is not toxic: p(not toxic | text) becomes a factor of the target"
+    )
+    group.add_argument("--detox-strength", type=float, metavar="X", help="0 (off) to 10; --detox alone is 1")
+    group.add_argument(
+        "--debias",
+        action="append",
+        metavar="AXIS",
+        help="groups of people are named alike: gender, race, religion, or JSON such as "
+        '\'{"name": "age", "groups": {"young": ["boy"], "old": ["man"]}}\'; may be repeated',
+    )
+    group.add_argument(
+        "--adaptation",
+        metavar="JSON",
+        help="settings of the two: signal, budget (nats a text), gate, balance_gate, method (tilt, offset, both), candidates, "
+        "debias_strength",
     )
 
     group = command.add_argument_group("model")

@@ -46,6 +46,7 @@ def envelope(result: Result, *, model: str, load_s: float | None) -> dict[str, A
         "weights": plain["weights"],
         "finish_reasons": plain["finish_reasons"],
         "values": [values[text] for text in result.texts],
+        **({"adaptation": plain["adaptation"]} if "adaptation" in plain else {}),
         "stats": plain["stats"],
         "ancestry": plain["ancestry"],
     }
@@ -90,7 +91,8 @@ def summary(result: Result) -> str:
     return (
         f"log_z {result.log_z:.3f} · ess {result.ess:.2f} of {len(result.texts)} · {result.usage.sampled_tokens} tokens sampled · "
         f"{stats.checks_per_token:.2f} checks and {stats.masks_per_token:.2f} masks a token · {stats.wall_s:.2f} s · "
-        f"seed {result.seed}"
+        + ("" if result.adaptation is None else f"{result.adaptation.kl_per_token:.4f} nats of steering a token · ")
+        + f"seed {result.seed}"
     )
 
 

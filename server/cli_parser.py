@@ -105,6 +105,7 @@ def _generating(
     """A command that generates: its own options first, then what all such commands take."""
     command: argparse.ArgumentParser = commands.add_parser(
         name,
+        aliases=ALIASES.get(name, ()),
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"{examples}\n\n{PROMPT}\n\n{ENVELOPE}\n\n{BATCH}",
@@ -159,6 +160,7 @@ vocabulary of single bytes. A text that is not accepted gives exit code 3.""",
     one.set_defaults(run=cli_check.run)
 
 
+ALIASES = {"text": ("generate",)}
 GENERATING: tuple[tuple[str, str, Callable[[cli_options.Group], None], str], ...] = (
     (
         "json",
@@ -253,6 +255,7 @@ def even(text, complete):          # complete=False: may this still become a mem
 examples:
   reweigh text 'Tell me a joke.' --max-tokens 60
   reweigh text 'A year:' --constraint '{"any": [{"regex": "[0-9]{4}"}, {"choice": ["unknown"]}]}'
-  reweigh text 'A year:' --constraint rules.json""",
+  reweigh text 'A year:' --constraint rules.json
+  reweigh generate 'The nurse said that' --raw --detox --debias gender --particles 1 --explain""",
     ),
 )

@@ -103,7 +103,9 @@ class RemoteEngine:
         """Draw for one prompt or one list of messages. Raises the errors that an engine raises, and EngineError without one."""
         assert not trace, "the command line refuses --explain with --url"
         own: dict[str, Any] = {
-            name: settings[name] for name in ("particles", "sampler", "ess_threshold", "resampling") if name in settings
+            name: settings[name]
+            for name in ("particles", "sampler", "ess_threshold", "resampling", "detox", "debias", "adaptation")
+            if name in settings
         }
         own |= {"return_particles": True, "show_schema": False, "select": "best"}
         if constraint is not None:
@@ -112,6 +114,7 @@ class RemoteEngine:
             "model": self.model,
             "max_tokens": settings["max_tokens"],
             "temperature": settings["temperature"],
+            "top_p": settings["top_p"],
             "reweigh": own,
         }
         if seed is not None:
@@ -185,7 +188,7 @@ def result_of(answer: Mapping[str, Any], constraint: Language | Told | None, max
     """A response as a result. Texts that did not end within max_tokens have no weight: where none did, that is its error."""
     import numpy as np
 
-    from decoding.request import Result, Stats, Usage
+    from decoding.request import Result, Stats, Steered, Usage
 
     try:
         (choice,) = answer["choices"]
@@ -196,6 +199,11 @@ def result_of(answer: Mapping[str, Any], constraint: Language | Told | None, max
         ]
         sampled = usage["sampled_tokens"]
         history = tuple(choice["ess_history"])
+        steered = None
+        if "adaptation" in choice:
+            pieces = [one["adaptation"] for one in particles]
+            kl, ratios = (tuple(tuple(one[name]) for one in pieces) for name in ("kl_tokens", "log_ratios"))
+            steered = Steered(kl, ratios, choice["adaptation"]["is_proposal"])
         error = None if any(ended) else DeadEnd(f"no text came to its end within max_tokens={max_tokens}: raise it")
         return Result(
             texts=[one["text"] for one in particles],
@@ -220,6 +228,7 @@ def result_of(answer: Mapping[str, Any], constraint: Language | Told | None, max
             seed=told["seed"],
             ancestry=[(step, list(parents)) for step, parents in choice["ancestry"]],
             constraint=constraint,  # type: ignore[arg-type]  # of a language only `parse` is asked here
+            adaptation=steered,
             error=error,
         )
     except (KeyError, TypeError, ValueError) as wrong:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -116,10 +115,9 @@ def _axes(given: Any, place: str) -> tuple[Axis, ...]:
 def _number(given: Any, place: str, least: float, most: float) -> float:
     if isinstance(given, bool) and place.endswith("detox"):
         return float(given)
-    if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not math.isfinite(given):
+    # NaN lies nowhere.
+    if isinstance(given, bool) or not isinstance(given, int | float | np.number) or not least <= given <= most:
         raise RequestError(f"{place}={given!r:.80}: a number from {least:g} to {most:g} was wanted")
-    if not least <= given <= most:
-        raise RequestError(f"{place}={given!r}: a number from {least:g} to {most:g} was wanted")
     return float(given)
 
 

@@ -355,7 +355,9 @@ WRONG: dict[str, list[Any]] = {
     "show_schema": [0, 1, "true", [], {}, None],
     "thinking": [0, 1.5, True, "", "x" * 65, [], {}],
     "best_of": [1, [], "nobody", {"k": 0}, {"k": 2}, {"k": 2, "reward": "nobody"}, {"k": 2, "nope": 1}],
-    "detox": [{}, True], "debias": [{}, True],
+    "detox": [{}, "1", [], -1, 11, 10**400], "debias": [{}, True, 1, "height", ["gender", "gender"], [1], {"groups": {"a": ["x"]}},
+                                                        {"a": ["x"], "b": []}],
+    "adaptation": [1, [], "tilt", {"nope": 1}, {"method": "tilt"}],
     "nope": [1], "Particles": [8], "constraints": [{"regex": "a"}], "n": [2], "": [1],
 }  # fmt: skip
 

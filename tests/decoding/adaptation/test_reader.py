@@ -51,7 +51,7 @@ def test_a_linear_signal_reads_tokens_as_it_reads_the_text(tokens: list[int]):
 
 
 def test_a_word_is_judged_whole():
-    """"ass" + "isting" is no insult once it is whole."""
+    """ "ass" + "isting" is no insult once it is whole."""
     start = LinearReading(SIGNAL, VOCABULARY).start(b"")
     ass, isting = TOKENS.index(b" ass"), TOKENS.index(b"isting")
     insulting = start.advance(ass)
