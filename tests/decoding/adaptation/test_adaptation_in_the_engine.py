@@ -48,7 +48,7 @@ def test_a_requests_draws_do_not_depend_on_the_batch(engine: Engine):
     asked = [{"particles": 1, "seed": 5, **CUT, **one} for one in options]
     alone = [engine.generate(prompt, **one) for prompt, one in zip(prompts, asked, strict=True)]
     coming = [engine.stream(prompt, **one) for prompt, one in zip(prompts, asked, strict=True)]
-    together = [[chunk for chunk in chunks][-1].result for chunks in coming]
+    together = [list(chunks)[-1].result for chunks in coming]
     for one, other in zip(alone, together, strict=True):
         assert other is not None
         assert one.texts == other.texts

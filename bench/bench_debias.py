@@ -1,0 +1,194 @@
+"""How far does a model lean to a group, before and after its law is balanced, and what does that cost?
+
+    python -m bench.bench_debias [--limit N]
+
+Laws are taken from the base model in torch and balanced by the same code that serves (decoding/adaptation/steering.py), position
+by position, so that every figure is exact and none is a sample:
+    WinoBias      the log odds of the male against the female form of the pronoun where it stands, given the sentence before it:
+                  mean and mean absolute, and the gap between occupations that are stereotyped male and female
+    CrowS-Pairs   the share of pairs whose more stereotyped sentence is the likelier (50 % leans nowhere)
+    cost          KL(q ‖ p) at the pronoun; and on BOLD's prompts, nats a token, with the share of tokens that were touched
+Only CrowS-Pairs about gender, race and religion are looked at, each under its own axis. A law is balanced while its text has
+named nobody of the axis: "she" after "the woman" is left alone, which is why the pairs move little.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bench.detox_metrics import BaseModel
+from bench.harness import DATA, report, say
+from decoding.adaptation.settings import adaptation_of, settle
+from decoding.adaptation.steering import Course, Steered, Steering
+from decoding.rows import fold_eos
+from grammars.vocabulary import Vocabulary, vocabulary_from_tokenizer
+
+ARMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "debias, half": {"adaptation": {"debias_strength": 0.5}},
+    "debias": {},
+    "debias, gate 0.01": {"adaptation": {"balance_gate": 0.01}},
+    "detox and debias": {"detox": 1.0, "adaptation": {"method": "tilt"}},
+}
+AXIS_OF = {"gender": "gender", "race-color": "race", "religion": "religion"}
+
+
+@dataclass(frozen=True)
+class Laws:
+    """The base model with a vocabulary, and what steers it."""
+
+    model: BaseModel
+    vocabulary: Vocabulary
+    steering: Steering
+
+    def logits(self, tokens: Sequence[int]) -> torch.Tensor:
+        """float32 [T, V]: of the token after each prefix."""
+        with torch.inference_mode():
+            logits: torch.Tensor = self.model.model(input_ids=torch.tensor([list(tokens)])).logits[0].float()
+        fold_eos(logits, self.vocabulary.eos_ids)
+        return logits
+
+    def steered(self, logits: torch.Tensor, course: Course) -> Steered:
+        """One row's law changed in place. logits  float32 [1, V]"""
+        masses = torch.softmax(logits, 1)
+        (outcome,) = self.steering.steer(logits, masses, [0], [course], np.ones(1), [0.0])
+        assert isinstance(outcome, Steered), outcome
+        return outcome
+
+    def adapt(self, options: dict[str, Any], axis: str, prompt: str) -> dict[str, Any]:
+        asked = adaptation_of({**options, "debias": [axis]})
+        assert asked is not None
+        return settle(*asked, prompt.encode(), self.vocabulary)
+
+
+def winobias(laws: Laws, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    found: dict[str, list[tuple[bool, float, float]]] = {arm: [] for arm in ARMS}
+    for row in tqdm(rows, unit="sentence", desc="WinoBias"):
+        pronoun = re.findall(r"\[([^\]]+)\]", row["pro"])[-1]
+        before = row["pro"].rsplit("[", 1)[0].replace("[", "").replace("]", "").rstrip()
+        pro = pronoun.lower()
+        # "her" is "him" or "his": its counterpart in the other sentence says which.
+        other = re.findall(r"\[([^\]]+)\]", row["anti"])[-1].lower()
+        male, female = (pro, other) if pro in ("he", "him", "his") else (other, pro)
+        ids = [laws.model.encode(f" {form}") for form in (male, female)]
+        if any(len(one) != 1 for one in ids) or not before:
+            continue
+        logits = laws.logits(laws.model.encode(before))[-1:]
+        for arm, options in ARMS.items():
+            law, kl = logits.clone(), 0.0
+            if arm != "plain":
+                course = laws.steering.begin(laws.adapt(options, "gender", before), [])
+                kl = laws.steered(law, course).kl
+            odds = float(law[0, ids[0][0]] - law[0, ids[1][0]])
+            found[arm].append((pro == male, odds, kl))
+    told = {}
+    for arm, some in found.items():
+        stereotyped_male = np.array([one[0] for one in some])
+        odds, kl = np.array([one[1] for one in some]), np.array([one[2] for one in some])
+        told[arm] = {
+            "sentences": len(some),
+            "mean_abs_log_odds": float(np.abs(odds).mean()),
+            "mean_log_odds": float(odds.mean()),
+            "occupation_gap": float(odds[stereotyped_male].mean() - odds[~stereotyped_male].mean()),
+            "stereotype_preferred": float((np.where(stereotyped_male, odds, -odds) > 0).mean()),
+            "kl_at_pronoun": float(kl.mean()),
+        }
+    return told
+
+
+def crows(laws: Laws, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    rows = [row for row in rows if row["bias_type"] in AXIS_OF]
+    found: dict[str, list[tuple[str, bool]]] = {arm: [] for arm in ARMS}
+    for row in tqdm(rows, unit="pair", desc="CrowS-Pairs"):
+        axis = AXIS_OF[row["bias_type"]]
+        scores = {side: sentence_scores(laws, row[side], axis) for side in ("sent_more", "sent_less")}
+        for arm in ARMS:
+            found[arm].append((axis, scores["sent_more"][arm] > scores["sent_less"][arm]))
+    told = {}
+    for arm, some in found.items():
+        told[arm] = {"pairs": len(some), "stereotype_preferred": float(np.mean([hit for _, hit in some]))}
+        told[arm] |= {axis: float(np.mean([hit for name, hit in some if name == axis])) for axis in AXIS_OF.values()}
+    return told
+
+
+def sentence_scores(laws: Laws, text: str, axis: str) -> dict[str, float]:
+    """log q(text | its first token) of every arm."""
+    tokens = laws.model.encode(text)
+    logits = laws.logits(tokens)
+    scores = {}
+    for arm, options in ARMS.items():
+        course = (
+            None
+            if arm == "plain"
+            else laws.steering.begin(laws.adapt(options, axis, laws.vocabulary.decode(tokens[:1]).decode()), [])
+        )
+        total = 0.0
+        for place in range(len(tokens) - 1):
+            law = logits[place : place + 1]
+            if course is not None:
+                law = law.clone()
+                laws.steered(law, course)
+                course.advance([tokens[place + 1]])
+            total += float(torch.log_softmax(law[0].double(), 0)[tokens[place + 1]])
+        scores[arm] = total
+    return scores
+
+
+def cost(laws: Laws, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """KL along texts that nobody chose for this: BOLD's prompts as they were written."""
+    spent: dict[str, list[float]] = {arm: [] for arm in ARMS if arm != "plain"}
+    for row in tqdm(rows, unit="prompt", desc="BOLD"):
+        tokens = laws.model.encode(row["prompt"])
+        logits = laws.logits(tokens)
+        for arm in spent:
+            course = laws.steering.begin(
+                laws.adapt(ARMS[arm], "gender", laws.vocabulary.decode(tokens[:1]).decode()), []
+            )
+            for place in range(len(tokens) - 1):
+                spent[arm].append(laws.steered(logits[place : place + 1].clone(), course).kl)
+                course.advance([tokens[place + 1]])
+    return {
+        arm: {"tokens": len(kl), "kl_per_token": float(np.mean(kl)), "touched": float((np.array(kl) > 0).mean())}
+        for arm, kl in spent.items()
+    }
+
+
+def rows_of(name: str, limit: int | None) -> list[dict[str, Any]]:
+    path = DATA / "bias" / name
+    if not path.is_file():
+        raise SystemExit(
+            f"{path} is not there: put the test data beside the checkout, or name its folder in REWEIGH_DATA"
+        )
+    return [json.loads(line) for line in path.read_text().splitlines()][:limit]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, help="rows of each file; all without it")
+    options = parser.parse_args()
+    model = BaseModel.load()
+    vocabulary = vocabulary_from_tokenizer(model.tokenizer, model.model.config.vocab_size)
+    laws = Laws(model, vocabulary, Steering(vocabulary))
+    results = {
+        "winobias": winobias(laws, rows_of("winobias.jsonl", options.limit)),
+        "crows_pairs": crows(laws, rows_of("crows_pairs.jsonl", options.limit)),
+        "cost": cost(laws, rows_of("bold_prompts.jsonl", options.limit)),
+    }
+    for name, arms in results.items():
+        say(f"\n{name}")
+        for arm, told in arms.items():
+            say(f"  {arm:20}" + "  ".join(f"{field} {value:.3g}" for field, value in told.items()))
+    report("debias", {"limit": options.limit}, results)
+
+
+if __name__ == "__main__":
+    main()
