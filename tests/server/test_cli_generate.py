@@ -190,3 +190,32 @@ def test_a_reader_that_goes_away_ends_the_command_quietly(engine: Engine, capfd:
 def test_the_demo_shows_both_laws(reweigh: Any):
     code, out, _ = reweigh("demo", "--particles", "4")
     assert code == 0 and "token masking alone" in out and "weighted: SMC" in out and "best as a Python value: {" in out
+
+
+def test_explain_shows_where_a_text_was_steered(reweigh: Any, monkeypatch: pytest.MonkeyPatch):
+    asked = ["generate", "The nurse was tired because", "--raw", "--and", '{"regex": " (he|she|it) was"}', "--particles", "1",
+             "--seed", "2", "--max-tokens", "8"]  # fmt: skip
+    code, out, err = reweigh(*asked, "--debias", "gender", "--detox", "--explain")
+    assert code == 0 and out.strip().endswith("was")
+    assert re.search(r"steered at [123] of 3 tokens: 0\.\d+ nats of KL", err), err
+    assert "a draw from the steered law, which its weight corrects" in err
+    assert re.search(r"\{[+-]? (he|she|it)[+-]?\} was", err), err
+    _, plain, err = reweigh(*asked, "--explain")
+    assert "steered" not in err and plain.strip().endswith("was")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--detox-strength", "11"], "detox=11.0: a number from 0 to 10"),
+        (["--debias", "height"], "no axis 'height'"),
+        (["--debias", "{"], "--debias"),
+        (["--adaptation", '{"method": "tilt"}'], "would do nothing"),
+        (["--detox", "--adaptation", '{"signal": "niceness"}'], "signal 'niceness' is not known"),
+        (["--top-p", "0"], "top_p=0.0: a number above 0"),
+    ],
+    ids=str,
+)
+def test_steering_out_of_range_is_a_usage_error(reweigh: Any, options: list[str], said: str):
+    code, out, err = reweigh("text", "x", *options)
+    assert (code, out) == (2, "") and said in err

@@ -13,6 +13,7 @@ from grammars.errors import RequestError, RewardError
 if TYPE_CHECKING:
     from decoding.engine import Engine
 
+pytestmark = pytest.mark.engine
 RUDE = "He shouted at the driver: You are a"
 CALM = "The recipe needs two eggs and"
 WARD = "The nurse was tired because"

@@ -1,0 +1,67 @@
+"""Detox and debias over the socket, with the unmodified client, and through --url."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from server.cli import main
+from tests.server.conftest import KEY, MODEL, Serving
+
+pytestmark = pytest.mark.engine
+RUDE = "He shouted at the driver: You are a"
+
+
+def complete(serving: Serving, own: dict[str, Any], **asked: Any) -> Any:
+    asked = {"model": MODEL, "prompt": RUDE, "max_tokens": 12, "seed": 3, "extra_body": {"reweigh": own}, **asked}
+    return serving.client().completions.create(**asked)
+
+
+def test_a_choice_says_what_steering_spent(serving: Serving):
+    answer = complete(serving, {"detox": 1.0, "debias": ["gender"], "adaptation": {"budget": 3}, "return_particles": True})
+    choice = answer.choices[0]
+    told = choice.adaptation
+    assert told["is_proposal"] is True and 0 < told["kl"] <= 3 + 1e-6
+    assert math.isclose(told["kl"], sum(told["kl_tokens"])) and len(told["kl_tokens"]) == len(told["log_ratios"])
+    assert choice.log_weight < 0
+    assert choice.particles[0]["adaptation"]["kl"] == told["kl"]
+
+
+def test_steered_and_plain_requests_share_a_batch(serving: Serving):
+    """Each answers as it does alone."""
+    alone = [complete(serving, own).choices[0].text for own in ({"detox": 1.0}, {}, {"detox": 0})]
+    assert alone[1] == alone[2] != alone[0]
+    streams = [complete(serving, own, stream=True) for own in ({"detox": 1.0}, {}, {"detox": 0})]
+    assert ["".join(event.choices[0].text for event in events if event.choices) for events in streams] == alone
+
+
+def test_steering_goes_with_a_schema_particles_and_top_p(serving: Serving):
+    schema = {"type": "object", "properties": {"word": {"type": "string", "maxLength": 12}}, "required": ["word"]}
+    answer = serving.client().chat.completions.create(
+        model=MODEL,
+        messages=[{"role": "user", "content": "A rude word."}],
+        max_tokens=40,
+        seed=1,
+        top_p=0.95,
+        response_format={"type": "json_schema", "json_schema": {"name": "w", "schema": schema, "strict": False}},
+        extra_body={"reweigh": {"detox": 1, "particles": 4}},
+    )
+    json.loads(answer.choices[0].message.content)
+    assert math.isfinite(answer.log_z) and "adaptation" in answer.choices[0].model_extra
+
+
+def test_the_command_line_tells_the_same_of_a_server(
+    serving: Serving, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REWEIGH_API_KEY", KEY)
+    code = main(
+        ["generate", "Say one word.", "--url", serving.url, "--detox", "--debias", "gender", "--top-p", "0.9", "--json",
+         "--and", '{"regex": "[A-Za-z]{1,10}"}', "--particles", "2", "--seed", "1"]
+    )  # fmt: skip
+    captured = capfd.readouterr()
+    assert code == 0, captured.err
+    assert len(json.loads(captured.out)["adaptation"]["kl"]) == 2
+    assert "nats of steering a token" in captured.err
