@@ -145,12 +145,15 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         return lambda prompts, samples, seed: function(engine(), prompts, samples, seed, **options)
 
     arms: dict[str, Arm] = {"plain": ours(served)}
-    for strength in (0.25, 1.0, 3.0):
+    for strength in (0.25, 1.0, 3.0, 10.0):
         arms[f"served detox {strength:g}"] = ours(served, detox=strength)
-    arms["served detox 1, tilt"] = ours(served, detox=1.0, adaptation={"method": "tilt"})
+    for method in ("offset", "both"):
+        arms[f"served detox 1, {method}"] = ours(served, detox=1.0, adaptation={"method": method})
     arms["served debias"] = ours(served, debias=["gender"])
     arms["served both"] = ours(served, detox=1.0, debias=["gender"])
-    arms["served detox 0.25, SMC of 4"] = ours(served_smc, particles=4, detox=0.25)
+    for strength in (0.25, 1.0, 3.0):
+        arms[f"served detox {strength:g}, SMC of 4"] = ours(served_smc, particles=4, detox=strength)
+    arms["served both, SMC of 4"] = ours(served_smc, particles=4, detox=1.0, debias=["gender"])
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
     for kind in ("t", "b", "u"):
         arms[f"UDDIA-{kind}"] = partial(uddia, kind)
@@ -289,7 +292,7 @@ def speed(options: argparse.Namespace) -> None:
                         "vLLM": vllm,
                         "plain": ours,
                         "detox": partial(ours, detox=1.0),
-                        "detox, tilt": partial(ours, detox=1.0, adaptation={"method": "tilt"}),
+                        "detox, both": partial(ours, detox=1.0, adaptation={"method": "both"}),
                         "debias": partial(ours, debias=["gender"]),
                         "both": partial(ours, detox=1.0, debias=["gender"]),
                     },

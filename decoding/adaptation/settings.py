@@ -31,8 +31,9 @@ class Adaptation:
     budget           nats of KL(q ‖ p) that steering may spend on one text
     gate             the mass of p on what the signal objects to, from which on a token is steered
     balance_gate     the difference between two groups' masses, from which on a token is balanced
-    method           tilt: p·ψ^β on the candidates; offset: its natural-gradient offset of the final hidden state, on all
-                     tokens; both: the tilt where it is known and the offset elsewhere
+    method           tilt (default): p·ψ^β on the candidates, others as they are; offset: its natural-gradient offset of the
+                     final hidden state, on all tokens; both: the tilt where it is known and the offset elsewhere. Offsets reach
+                     tokens that the signal does not know, and spend some ten times the KL
     candidates       K, the likeliest tokens whose texts the signal reads where the gate is open
     tail             letters the prompt ends in, which a text may go on with
     named            axes of which the prompt has named a group: they are balanced no more
@@ -45,7 +46,7 @@ class Adaptation:
     budget: float = BUDGET
     gate: float = 0.005
     balance_gate: float = 0.05
-    method: str = "both"
+    method: str = "tilt"
     candidates: int = 64
     tail: str = ""
     named: tuple[str, ...] = ()

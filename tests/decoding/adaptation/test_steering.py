@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 
@@ -54,7 +55,7 @@ def logits_after(prefix: tuple[int, ...]) -> torch.Tensor:
 
 
 def settings(**options) -> dict:
-    own = {"gate": 0.0, "balance_gate": 0.0, "signal": SIGNAL, "candidates": 5, **options.pop("adaptation", {})}
+    own = {"gate": 0.0, "balance_gate": 0.0, "method": "both", "signal": SIGNAL, "candidates": 5, **options.pop("adaptation", {})}
     asked = adaptation_of({"detox": 0.1, **options, "adaptation": own})
     assert asked is not None
     return settle(*asked, b"A prompt:", VOCABULARY)
@@ -329,3 +330,33 @@ def test_a_group_of_which_no_token_can_be_told_is_named():
     axis = axis_of({"a": ["he"], "b": ["unheard"]})
     with pytest.raises(RequestError, match=r"begins a word of group 'b'"):
         axis.tokens(VOCABULARY)
+
+
+def test_a_thousand_requests_with_settings_of_their_own_leave_nothing_behind():
+    """Rows, courses and readings are gone with their requests; of signals that were handed over at most a few are kept ready."""
+    sampler = RowSampler(VOCABULARY)
+    sampler.steering = Steering(VOCABULARY, Matrix())
+
+    def one(k: int) -> None:
+        words = {"name": f"own {k}", "groups": {"a": ["she", f"word{k}"], "b": ["he"]}}
+        adapt = settings(
+            detox=0.01 * (k % 50 + 1),
+            debias=[words],
+            adaptation={"signal": Badness(), "budget": float(k), "method": ("tilt", "offset", "both")[k % 3]},
+        )
+        row = sampler.add(Order(f"g{k}", 1, None, "auto", 1.0, k, 4, truncate=True, adapt=adapt), [], list)
+        sampler.step(logits_after((k % 7,)), [0], [row])
+        sampler.take_posts()
+        sampler.discard(row)
+
+    def held() -> tuple[int, int]:
+        gc.collect()
+        alive = [thing for thing in gc.get_objects() if isinstance(thing, Course | Badness)]
+        return sum(isinstance(thing, Course) for thing in alive), sum(isinstance(thing, Badness) for thing in alive)
+
+    for k in range(1000):
+        one(k)
+    sampler.step(torch.empty(0, SIZE), [], [])
+    courses, signals = held()
+    assert courses == 0
+    assert signals <= 10
