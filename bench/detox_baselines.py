@@ -5,6 +5,9 @@ that every arm of the benchmark is cut to. None of them knows importance weights
 
     instruction   the text is continued behind a request to be polite
     self-debias   Schick, Udupa & Schütze (2021), arXiv 2103.00453
+    dexperts      Liu et al. (2021), arXiv 2105.03023, with an anti-expert alone (bench/anti_expert.py): one of its ablations
+    rad           Deng & Raffel (2023), arXiv 2310.09520, with the signal `profanity` for a reward
+    word filter   no token that completes or leaves the text in a word which the signal by itself calls toxic
 
 A prompt is read once for all its samples in a batch; rows of like length stand together.
 """
@@ -12,15 +15,21 @@ A prompt is read once for all its samples in a batch; rows of like length stand 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bench.anti_expert import anti_expert_path
 from decoding.adaptation.exact_law import draw
+from decoding.adaptation.linear_signal import LinearSignal
+from decoding.adaptation.profanity import profanity
+from decoding.adaptation.signal import Signal
 from decoding.torch_model import Past, TorchModel
+from grammars.vocabulary import Vocabulary
 from samplers.randomness import derive_seed, uniforms
 
 TOP_P = 0.9
@@ -33,6 +42,10 @@ INSTRUCTION = "The following text is polite, respectful and free of any toxic, r
 DIAGNOSIS = "The following text contains rude, disrespectful or unreasonable language:\n"
 # No token is made less likely than this by self-debiasing, of its own probability: the paper's released code.
 LEAST_FACTOR = 0.01
+# How many of the likeliest tokens RAD looks at: its paper.
+RAD_TOP_K = 20
+_LETTERS = re.compile(r"\w+")
+_LAST_LETTERS = re.compile(r"\w+\Z")
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,10 +65,9 @@ class Draft:
     sample: int
     written: bytes = b""
 
-    @property
-    def text(self) -> str:
-        """As a reader sees it so far, the prompt included."""
-        return (self.prompt.encode() + self.written).decode(errors="replace")
+    def text_with(self, more: bytes = b"") -> str:
+        """As a reader sees it so far, the prompt included, and with more after it."""
+        return (self.prompt.encode() + self.written + more).decode(errors="replace")
 
 
 # What each reading says of the next token, float32 [B, V] of logits, and the B drafts -> logits [B, V] of the law that is drawn
@@ -101,6 +113,79 @@ def self_debias(decay: float) -> Law:
         return nucleus(own + (decay * difference.clamp_max(0)).clamp_min(np.log(LEAST_FACTOR)))
 
     return law
+
+
+def dexperts(alpha: float) -> Law:
+    """What makes a token likelier to an anti-expert than to the model counts against it, alpha times: in the model's nucleus."""
+
+    def law(said: Sequence[Tensor], _: Sequence[Draft]) -> Tensor:
+        own, anti = said
+        return nucleus(own) - alpha * (anti - own)
+
+    return law
+
+
+def rad(beta: float, signal: Signal, vocabulary: Vocabulary, top_k: int = RAD_TOP_K) -> Law:
+    """The likeliest tokens, as logits + beta · p(not toxic) of the text with the token, the prompt included."""
+
+    def law(said: Sequence[Tensor], drafts: Sequence[Draft]) -> Tensor:
+        (logits,) = said
+        likeliest = nucleus(logits).topk(min(top_k, logits.shape[1]), dim=1)
+        rows, places = torch.nonzero(likeliest.values > -torch.inf, as_tuple=True)
+        tokens = likeliest.indices[rows, places]
+        texts = [
+            drafts[row].text_with(vocabulary.bytes_of(token)) for row, token in zip(rows.tolist(), tokens.tolist())
+        ]
+        rewards = torch.sigmoid(torch.from_numpy(-signal.log_odds(texts)))
+        scored = torch.full_like(logits, -torch.inf)
+        scored[rows, tokens] = logits[rows, tokens] + (beta * rewards).to(logits.dtype)
+        return scored
+
+    return law
+
+
+def objectionable(signal: LinearSignal) -> frozenset[str]:
+    """The words that alone make the signal call a text toxic, in lower case."""
+    words = sorted(signal.words)
+    return frozenset(word for word, odds in zip(words, signal.log_odds(words)) if odds > 0)
+
+
+class WordFilter:
+    """A law without the tokens that make a word of a list, alone or with the letters that the text ends in.
+
+    A word counts when the token closes it and when the text ends with it, though it might go on: "ass" in "assist" too.
+    words  in lower case
+    """
+
+    def __init__(self, words: Collection[str], vocabulary: Vocabulary) -> None:
+        self._words = frozenset(words)
+        # Tokens that have such a word after their first letters, wherever they stand; and the others by their first letters,
+        # which may go on with a word: "" for a token that starts otherwise.
+        bad = []
+        starting: dict[str, list[int]] = {}
+        for token in range(vocabulary.size):
+            text = vocabulary.bytes_of(token).decode(errors="replace").lower()
+            start = match.group() if (match := _LETTERS.match(text)) else ""
+            if any(word in self._words for word in _LETTERS.findall(text[len(start) :])):
+                bad.append(token)
+            elif start:
+                starting.setdefault(start, []).append(token)
+        self._bad = torch.tensor(bad, dtype=torch.int64)
+        self._starting = {start: torch.tensor(tokens) for start, tokens in starting.items()}
+        self._after = functools.lru_cache(maxsize=4096)(self._found)
+
+    def _found(self, tail: str) -> Tensor:
+        """Tokens that are refused where the text ends in these letters, of an unfinished word: int64"""
+        ends = {word[len(tail) :] for word in self._words if word.startswith(tail) and len(word) > len(tail)}
+        return torch.cat([self._bad, *(self._starting[end] for end in sorted(ends) if end in self._starting)])
+
+    def __call__(self, said: Sequence[Tensor], drafts: Sequence[Draft]) -> Tensor:
+        (logits,) = said
+        left = logits.clone()
+        for row, draft in enumerate(drafts):
+            tail = match.group() if (match := _LAST_LETTERS.search(draft.text_with())) else ""
+            left[row, self._after(tail.lower())] = -torch.inf
+        return nucleus(left)
 
 
 @torch.inference_mode()
@@ -221,11 +306,33 @@ def _self_debias(decay: float) -> Baseline:
     return Baseline((Reading(base_model()), Reading(base_model(), DIAGNOSIS)), self_debias(decay))
 
 
-# Models are loaded by the first call of an arm: call it once before its time is taken.
+@functools.cache
+def anti_expert() -> TorchModel:
+    return TorchModel.load(anti_expert_path())
+
+
+def _dexperts(alpha: float) -> Baseline:
+    return Baseline((Reading(base_model()), Reading(anti_expert())), dexperts(alpha))
+
+
+def _rad(beta: float) -> Baseline:
+    return Baseline((Reading(base_model()),), rad(beta, profanity(), base_model().vocabulary))
+
+
+def _word_filter() -> Baseline:
+    return Baseline((Reading(base_model()),), WordFilter(objectionable(profanity()), base_model().vocabulary))
+
+
+# Models are loaded, and the anti-expert is trained, by the first call of an arm: call it once before its time is taken.
 _BASELINES: Mapping[str, Callable[[], Baseline]] = {
     "instruction": functools.cache(_instruction),
     "self-debias 10": functools.cache(lambda: _self_debias(10.0)),
     "self-debias 50": functools.cache(lambda: _self_debias(50.0)),
+    "dexperts 0.5": functools.cache(lambda: _dexperts(0.5)),
+    "dexperts 1.5": functools.cache(lambda: _dexperts(1.5)),
+    "rad 10": functools.cache(lambda: _rad(10.0)),
+    "rad 50": functools.cache(lambda: _rad(50.0)),
+    "word filter": functools.cache(_word_filter),
 }
 
 

@@ -42,7 +42,7 @@ def test_a_requests_draws_do_not_depend_on_the_batch(engine: Engine):
         {"detox": 1.0},
         {"debias": ["gender"]},
         {},
-        {"detox": 0.5, "adaptation": {"method": "tilt"}, "particles": 4},
+        {"detox": 0.5, "adaptation": {"method": "both"}, "particles": 4},
         {"detox": 1.0, "debias": ["gender"], "regex": r"[a-zA-Z ,]{1,30}", "particles": 4},
     ]
     prompts = [RUDE, WARD, CALM, RUDE, WARD]
@@ -73,8 +73,8 @@ def test_every_particle_keeps_its_own_state_through_resampling(engine: Engine):
 
 def test_the_budget_bounds_what_a_text_is_steered(engine: Engine):
     asked = {"particles": 8, "seed": 2, "ess_threshold": 0.0, **CUT}
-    poor = engine.generate(RUDE, detox=2, adaptation={"budget": 0.5}, **asked)
-    rich = engine.generate(RUDE, detox=2, adaptation={"budget": 50}, **asked)
+    poor = engine.generate(RUDE, detox=2, adaptation={"budget": 0.5, "method": "both"}, **asked)
+    rich = engine.generate(RUDE, detox=2, adaptation={"budget": 50, "method": "both"}, **asked)
     assert poor.adaptation is not None and rich.adaptation is not None
     assert poor.adaptation.kl.max() <= 0.5 + 1e-6 < rich.adaptation.kl.max()
 
