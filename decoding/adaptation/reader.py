@@ -6,7 +6,7 @@ import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -62,7 +62,7 @@ class TextReading:
         self.signal, self.vocabulary = signal, vocabulary
 
     def start(self, tail: bytes) -> TextReader:
-        return TextReader(self, tail, float(self.odds([tail])[0]))
+        return TextReader(self, tail)
 
     def odds(self, texts: list[bytes]) -> np.ndarray:
         """float64 [len(texts)]. Raises RewardError where the signal raises, or answers what is no number."""
@@ -84,19 +84,22 @@ class TextReading:
         return odds
 
 
-@dataclass(frozen=True)
 class TextReader:
-    reading: TextReading
-    text: bytes
-    log_odds: float
+    """The text so far; it is read when somebody asks, not for every token of a history that is taken up again."""
+
+    def __init__(self, reading: TextReading, text: bytes) -> None:
+        self.reading, self.text = reading, text
+
+    @cached_property
+    def log_odds(self) -> float:
+        return float(self.reading.odds([self.text])[0])
 
     def after(self, tokens: np.ndarray) -> np.ndarray:
         bytes_of = self.reading.vocabulary.bytes_of
         return self.reading.odds([self.text + bytes_of(int(token)) for token in tokens])
 
     def advance(self, token: int) -> TextReader:
-        text = self.text + self.reading.vocabulary.bytes_of(token)
-        return TextReader(self.reading, text, float(self.reading.odds([text])[0]))
+        return TextReader(self.reading, self.text + self.reading.vocabulary.bytes_of(token))
 
     def alarming(self) -> None:
         return None
