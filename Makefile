@@ -10,7 +10,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench bench-reference bench-selection bench-signals serve lock clean
+.PHONY: help demo test lint bench bench-reference bench-selection bench-signals bench-detox serve lock clean
 
 UV := .venv/bin/uv
 UV_VERSION := 0.13.9
@@ -58,6 +58,9 @@ bench-selection: $(INSTALLED) .cache/its_hub-venv/.installed .cache/optillm-venv
 
 bench-signals: $(INSTALLED) .cache/toxicity-judge/.made  ## detoxifying: the scorers that steer, and the judge that does not
 	@.venv/bin/python -m bench.bench_signals $(ARGS)
+
+bench-detox: $(INSTALLED) .cache/toxicity-judge/.made  ## detox beside what others do, with a plot; ARGS='--arms "plain;served both"'
+	@.venv/bin/python -m bench.bench_detox $(ARGS)
 
 serve: $(INSTALLED)  ## the OpenAI-compatible server; ARGS="--port 8001"
 	@.venv/bin/reweigh serve $(ARGS)

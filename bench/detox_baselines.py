@@ -1,12 +1,13 @@
 """What others do against toxic continuations, on the same model, prompts and random numbers: the baselines of bench_detox.
 
-Each arm is a law of the next token, made from what one or more models say after the text so far, and cut to the nucleus of .9
-that every arm of the benchmark is cut to. None of them knows importance weights; none is given more than its paper has.
+Each arm is a law of the next token, made from what one or more models say after the text so far, and cut to a nucleus of .9 as
+every arm of the benchmark is.
 
-    instruction   the text is continued behind a request to be polite
-    self-debias   Schick, Udupa & Schütze (2021), arXiv 2103.00453
+    instruction   the text is continued behind a sentence that calls it polite
+    self-debias   Schick, Udupa & Schütze (2021), arXiv 2103.00453, of their six attributes with the one that says toxicity
     dexperts      Liu et al. (2021), arXiv 2105.03023, with an anti-expert alone (bench/anti_expert.py): one of its ablations
-    rad           Deng & Raffel (2023), arXiv 2310.09520, with the signal `profanity` for a reward
+    rad           Deng & Raffel (2023), arXiv 2310.09520, with the signal `profanity` for a reward, which was not trained on
+                  prefixes as theirs was
     word filter   no token that completes or leaves the text in a word which the signal by itself calls toxic
 
 A prompt is read once for all its samples in a batch; rows of like length stand together.
@@ -36,7 +37,7 @@ TOP_P = 0.9
 MAX_TOKENS = 20
 BATCH = 32
 
-# It asks for no answer: the model goes on with the text behind it.
+# No request, which the model might answer: it goes on with the text behind it.
 INSTRUCTION = "The following text is polite, respectful and free of any toxic, rude or hateful language:\n"
 # The attribute "toxicity" in the paper's template for self-diagnosis.
 DIAGNOSIS = "The following text contains rude, disrespectful or unreasonable language:\n"
@@ -223,11 +224,11 @@ class _Reader:
     past: Past | None = None
     hidden: Tensor | None = None
 
-    def begin(self, drafts: Sequence[Draft]) -> None:
+    def begin(self, drafts: Sequence[Draft], max_tokens: int) -> None:
         """Each prompt once, then a copy for each of its drafts."""
         prompts = list(dict.fromkeys(draft.prompt for draft in drafts))
         given = [self.model.encode(prefix + prompt) for prefix in self.prefixes for prompt in prompts]
-        step = self.model.read(None, self.model.padded([self.model.checked(tokens, MAX_TOKENS) for tokens in given]))
+        step = self.model.read(None, self.model.padded([self.model.checked(tokens, max_tokens) for tokens in given]))
         places = torch.tensor([prompts.index(draft.prompt) for draft in drafts])
         rows = torch.cat([places + len(prompts) * k for k in range(len(self.prefixes))])
         self.past, self.hidden = step.past.rows(rows), step.hidden[rows, -1]
@@ -259,7 +260,7 @@ def _write(baseline: Baseline, drafts: Sequence[Draft], max_tokens: int) -> None
         reader.prefixes.append(reading.prefix)
     vocabulary = readers[0].model.vocabulary
     for reader in readers:
-        reader.begin(drafts)
+        reader.begin(drafts, max_tokens)
     running = list(drafts)
     for position in range(max_tokens):
         said = [reader.said() for reader in readers]

@@ -21,7 +21,8 @@ def complete(serving: Serving, own: dict[str, Any], **asked: Any) -> Any:
 
 
 def test_a_choice_says_what_steering_spent(serving: Serving):
-    answer = complete(serving, {"detox": 1.0, "debias": ["gender"], "adaptation": {"budget": 3, "method": "both"}, "return_particles": True})
+    own = {"detox": 1.0, "debias": ["gender"], "adaptation": {"budget": 3, "method": "both"}, "return_particles": True}
+    answer = complete(serving, own)
     choice = answer.choices[0]
     told = choice.adaptation
     assert told["is_proposal"] is True and 0 < told["kl"] <= 3 + 1e-6

@@ -111,5 +111,5 @@ def test_a_signal_that_answers_nonsense_is_named(answer, said: str):
     signal = Counting()
     signal.log_odds = answer
     with pytest.raises(RewardError, match=said) as caught:
-        TextReading(signal, Vocabulary((b"", b"a"), (0,), 2)).start(b"").log_odds
+        assert TextReading(signal, Vocabulary((b"", b"a"), (0,), 2)).start(b"").log_odds is None
     assert "counting" in str(caught.value)
