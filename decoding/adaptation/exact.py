@@ -32,7 +32,7 @@ from decoding.adaptation.exact_groups import TokenGroups
 from decoding.adaptation.exact_law import divergence, draw, fused, geometric_mean, nucleus
 from decoding.adaptation.exact_losses import debias_costs, debias_loss, detox_loss, hellinger_gap, kl_loss
 from decoding.adaptation.exact_offsets import Offsets
-from decoding.adaptation.exact_optimisers import OPTIMISERS
+from decoding.adaptation.exact_optimisers import OPTIMISERS, Geometry
 from decoding.adaptation.exact_settings import ExactResult, ExactSettings
 from decoding.torch_model import Past, Step, TorchModel
 from grammars.errors import EngineError, RequestError
@@ -342,7 +342,8 @@ class UDDIA:
                 (gradient,) = torch.autograd.grad(loss.sum(), values, retain_graph=optimiser.natural)
                 if not bool(torch.isfinite(gradient).all()):
                     raise EngineError(f"UDDIA: the loss has no finite gradient on {model.name}: use float32 or float64")
-                change = optimiser.change(gradient, _fisher(logprobs, values) if optimiser.natural else None)
+                geometry = self._geometry(values, logprobs, seen, rows, offsets) if optimiser.natural else None
+                change = optimiser.change(gradient, geometry)
                 values = (values + change).detach()
         with torch.no_grad(), offsets.added(values):
             return model.again(seen.step, seen.before, rows)[:, 0], debiased
@@ -377,6 +378,17 @@ class UDDIA:
                 debias = torch.where(debiased, settings.debias * debias_loss(logprobs, costs), 0.0)
         kl = 0.0 if settings.as_released else settings.kl
         return detox + debias + kl * kl_loss(logprobs, base), logprobs, debiased
+
+    def _geometry(self, values: Tensor, logprobs: Tensor, seen: _Seen, rows: Tensor, offsets: Offsets) -> Geometry:
+        """That of some rows at given offsets. logprobs: [rows, V], with the graph that leads to values, [rows, P]"""
+
+        @torch.no_grad()
+        def divergence(change: Tensor) -> Tensor:
+            with offsets.added(values + change):
+                hidden = self.model.again(seen.step, seen.before, rows)[:, 0]
+            return kl_loss(self.model.normalised(self.model.logits(hidden)), logprobs)
+
+        return Geometry(_fisher(logprobs, values), divergence)
 
 
 def _fisher(logprobs: Tensor, values: Tensor) -> Callable[[Tensor], Tensor]:

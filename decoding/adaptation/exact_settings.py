@@ -21,7 +21,7 @@ class ExactSettings:
     layers           T: the top layers whose biases or offsets are tuned, beside the final norm; None: half of the model's
     optimiser        adam, sign or natural, made afresh for every token; see exact_optimisers
     steps            of the optimiser, a token; 0: none, which is plain decoding with top_p
-    learning_rate    of adam and sign in the units of activations; of natural in nats, the KL of one step
+    learning_rate    of adam and sign in the units of activations; of natural in nats, the KL of one step at the most
     fusion           the tuned law's share: q ∝ p_tuned^fusion · p^(1 - fusion)
     top_p            the nucleus that tokens are drawn from: part of the law, and of its log q
     debias_gap       the debias loss acts where the difference of the Hellinger distances to the groups is above this

@@ -13,11 +13,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from decoding.adaptation.attribute_head import AttributeHead
-from decoding.adaptation.exact import UDDIA, _fisher
+from decoding.adaptation.exact import UDDIA
 from decoding.adaptation.exact_groups import TokenGroups
 from decoding.adaptation.exact_law import draw, nucleus
 from decoding.adaptation.exact_offsets import Offsets
-from decoding.adaptation.exact_optimisers import OPTIMISERS
+from decoding.adaptation.exact_optimisers import EXCESS, OPTIMISERS
 from decoding.adaptation.exact_settings import ExactResult, ExactSettings
 from decoding.torch_model import Past, TorchModel
 from grammars.errors import EngineError, RequestError
@@ -262,7 +262,8 @@ def test_a_short_step_lowers_the_loss_of_every_row(kind: str, optimiser: str, ar
     with sdpa_kernel(SDPBackend.MATH):
         before, logprobs, _ = adapted._objective(values, seen, rows, base, detoxed, offsets)
         (gradient,) = torch.autograd.grad(before.sum(), values, retain_graph=True)
-        change = OPTIMISERS[optimiser](1e-4).change(gradient, _fisher(logprobs, values))
+        geometry = adapted._geometry(values, logprobs, seen, rows, offsets)
+        change = OPTIMISERS[optimiser](1e-4).change(gradient, geometry)
         after, _, _ = adapted._objective(change, seen, rows, base, detoxed, offsets)
     assert bool((after < before).all())
 
@@ -273,6 +274,9 @@ def test_a_natural_step_costs_its_kl():
     settings = replace(ARMS["u"], optimiser="natural", learning_rate=1e-4, fusion=1.0, top_p=1.0)
     results = uddia(model, settings).generate(PROMPTS, max_tokens=1)
     assert [float(result.kl[0]) for result in results] == pytest.approx([1e-4] * len(PROMPTS), rel=0.05)
+    # Far from there, where the second order is not the whole, it costs no more.
+    far = uddia(model, replace(settings, learning_rate=0.5)).generate(PROMPTS, max_tokens=1)
+    assert all(0.05 < float(result.kl[0]) <= 0.5 * EXCESS for result in far)
 
 
 @pytest.mark.parametrize("kind", KINDS)
