@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from grammars.errors import GrammarError
 from server.cli_constraints import language_of
 from server.cli_errors import OK, UsageError
 from server.cli_inputs import json_of, read_prompt
@@ -118,10 +119,18 @@ def _steering_of(options: argparse.Namespace) -> dict[str, Any]:
     if options.detox or strength is not None:
         made["detox"] = 1.0 if strength is None else strength
     if options.debias:
-        made["debias"] = [json_of(one, "--debias") if one.lstrip().startswith("{") else one for one in options.debias]
+        made["debias"] = [_option_json(one, "--debias") if one.lstrip().startswith("{") else one for one in options.debias]
     if options.adaptation is not None:
-        made["adaptation"] = json_of(options.adaptation, "--adaptation")
+        made["adaptation"] = _option_json(options.adaptation, "--adaptation")
     return made
+
+
+def _option_json(text: str, name: str) -> Any:
+    """JSON of an option that is no constraint: a mistake in it is one of usage."""
+    try:
+        return json_of(text, name)
+    except GrammarError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:

@@ -105,7 +105,6 @@ def _generating(
     """A command that generates: its own options first, then what all such commands take."""
     command: argparse.ArgumentParser = commands.add_parser(
         name,
-        aliases=ALIASES.get(name, ()),
         help=summary,
         description=f"{summary[0].upper()}{summary[1:]}.",
         epilog=f"{examples}\n\n{PROMPT}\n\n{ENVELOPE}\n\n{BATCH}",
@@ -117,7 +116,7 @@ def _generating(
     cli_options.generating_options(command)
     if name == "sql":
         cli_options.sql_execution(command)
-    command.set_defaults(run=cli_sql.run if name == "sql" else cli_generate.run, kind=name)
+    command.set_defaults(run=cli_sql.run if name == "sql" else cli_generate.run, kind=KINDS.get(name, name))
 
 
 def _check(commands: Any) -> None:
@@ -160,7 +159,8 @@ vocabulary of single bytes. A text that is not accepted gives exit code 3.""",
     one.set_defaults(run=cli_check.run)
 
 
-ALIASES = {"text": ("generate",)}
+# `generate` is what others call it.
+KINDS = {"generate": "text"}
 GENERATING: tuple[tuple[str, str, Callable[[cli_options.Group], None], str], ...] = (
     (
         "json",
@@ -255,7 +255,15 @@ def even(text, complete):          # complete=False: may this still become a mem
 examples:
   reweigh text 'Tell me a joke.' --max-tokens 60
   reweigh text 'A year:' --constraint '{"any": [{"regex": "[0-9]{4}"}, {"choice": ["unknown"]}]}'
-  reweigh text 'A year:' --constraint rules.json
-  reweigh generate 'The nurse said that' --raw --detox --debias gender --particles 1 --explain""",
+  reweigh text 'A year:' --constraint rules.json""",
+    ),
+    (
+        "generate",
+        "text, as reweigh text",
+        cli_options.any_constraint,
+        """\
+examples:
+  reweigh generate 'Tell me a joke.' --max-tokens 60
+  reweigh generate 'Tell me about the nurse.' --detox --debias gender --particles 1 --explain""",
     ),
 )
