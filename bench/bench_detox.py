@@ -97,11 +97,11 @@ def served_smc(
     )
 
 
-def best_of_k(engine: Engine, prompts: Sequence[str], samples: int, seed: int, k: int) -> Written:
-    """Of k plain texts the one the steering signal likes best."""
+def best_of_k(engine: Engine, prompts: Sequence[str], samples: int, seed: int, k: int, **options: Any) -> Written:
+    """Of k texts the one the steering signal likes best."""
     from decoding.adaptation.signals import signal_named
 
-    plain = served(engine, prompts, samples * k, seed)
+    plain = served(engine, prompts, samples * k, seed, **options)
     signal = signal_named("profanity")
     texts = []
     for some in plain.texts:
@@ -151,10 +151,11 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served detox 1, {method}"] = ours(served, detox=1.0, adaptation={"method": method})
     arms["served debias"] = ours(served, debias=["gender"])
     arms["served both"] = ours(served, detox=1.0, debias=["gender"])
-    for strength in (0.25, 1.0, 3.0):
+    for strength in (0.25, 1.0, 3.0, 10.0):
         arms[f"served detox {strength:g}, SMC of 4"] = ours(served_smc, particles=4, detox=strength)
     arms["served both, SMC of 4"] = ours(served_smc, particles=4, detox=1.0, debias=["gender"])
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
+    arms["served detox 1, best of 4"] = ours(best_of_k, k=4, detox=1.0)
     for kind in ("t", "b", "u"):
         arms[f"UDDIA-{kind}"] = partial(uddia, kind)
     for name in (

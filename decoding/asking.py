@@ -8,11 +8,12 @@ from __future__ import annotations
 import codecs
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from decoding.adaptation.population import Axis, balanced, group_shares
 from decoding.order import Order
 from decoding.request import Request, Result, Stats, Steered, Usage, finished_text, num_tokens, texts_of, trace_of
 from grammars.errors import DeadEnd, ReweighError, error_named
@@ -107,6 +108,11 @@ def check_request(request: Request, place: str, max_model_len: int, max_particle
             f"particles={request.particles} is above the engine's max_num_seqs={max_particles}: "
             "they run side by side; make the engine with a larger max_num_seqs"
         )
+    if request.adapt is not None and request.adapt["balance"] == "population" and request.particles < 2:
+        raise BadRequest(
+            "adaptation.balance='population' balances texts by their weights: ask for several particles, "
+            "or let balance be 'token'"
+        )
     order_of(request, "").check()
 
 
@@ -137,9 +143,9 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
 
 def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary) -> Result:
     """The result that a group's summary (with "wall_s" and "queued_s", seconds) tells of."""
-    log_weights = np.array(summary["log_weights"], dtype=np.float64)
     tokens = summary["tokens"]
     finish_reasons = summary["status"]
+    log_weights = _balanced(request, np.array(summary["log_weights"], dtype=np.float64), tokens)
     traces = summary["traces"]
     completion = sum(map(num_tokens, tokens, finish_reasons))
     texts = texts_of(tokens, vocabulary.decode)
@@ -170,17 +176,30 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
         constraint=request.constraint,
         certainties=None if summary["certainties"] is None else np.array(summary["certainties"], dtype=np.float64),
-        adaptation=_steered(request, summary),
+        adaptation=_steered(request, summary, log_weights),
         trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
         error=_error(request, summary, log_weights, [vocabulary.decode(ids) for ids in tokens]),
     )
 
 
-def _steered(request: Request, summary: dict[str, Any]) -> Steered | None:
+def _open_axes(adapt: Mapping[str, Any]) -> list[Axis]:
+    """Axes of which the prompt has named no group."""
+    return [axis for axis in adapt["debias"] if axis[0] not in adapt["named"]]
+
+
+def _balanced(request: Request, log_weights: np.ndarray, tokens: Sequence[Sequence[int]]) -> np.ndarray:
+    """The weights with the groups of a population balanced, where that is asked."""
+    if request.adapt is None or request.adapt["balance"] != "population" or np.all(log_weights == -math.inf):
+        return log_weights
+    return balanced(tokens, log_weights, _open_axes(request.adapt))
+
+
+def _steered(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -> Steered | None:
     if request.adapt is None:
         return None
     kl, ratios = ([tuple(pair[k] for pair in one) for one in summary["steered"]] for k in (0, 1))
-    return Steered(tuple(kl), tuple(ratios), is_proposal=not summary["ancestry"])
+    told = group_shares(summary["tokens"], log_weights, _open_axes(request.adapt))
+    return Steered(tuple(kl), tuple(ratios), is_proposal=not summary["ancestry"], group_shares=told)
 
 
 _HALF = (

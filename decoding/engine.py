@@ -135,7 +135,8 @@ class Engine:
                         without them is a draw from the steered law, and `Result.adaptation` says how far that is from p
         debias          axes whose groups are named alike: "gender", "race", "religion", or {"name": ..., "groups": {"a": [words],
                         "b": [words]}}; a list of such. The target's p is then the nearest law with equal masses
-        adaptation      settings of the two: signal, budget (nats a text), gate, balance_gate, method, candidates, debias_strength
+        adaptation      settings of the two: signal, budget (nats a text), gate, balance_gate, method, candidates, debias_strength,
+                        and balance: token (default), or population, by which the texts name the groups alike, by their weights
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
         timeout_s       seconds for the whole call
 

@@ -135,11 +135,14 @@ class Steered:
     kl_tokens    [N][T_n] KL(q ‖ p) of every token, nats: 0 where no gate was open
     log_ratios   [N][T_n] log q(token) / p(token)
     is_proposal  True: the texts are draws from q, and only their weights tell of the target; False: SMC has resampled by them
+    group_shares axis -> group -> share of the weight of texts that name somebody, by whom they name first; of the axes of
+                 `debias` that the prompt leaves open
     """
 
     kl_tokens: tuple[tuple[float, ...], ...]
     log_ratios: tuple[tuple[float, ...], ...]
     is_proposal: bool
+    group_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
     def kl(self) -> np.ndarray:
@@ -163,6 +166,7 @@ class Steered:
             "kl_tokens": [list(one) for one in self.kl_tokens],
             "log_ratios": [list(one) for one in self.log_ratios],
             "is_proposal": self.is_proposal,
+            "group_shares": {axis: dict(groups) for axis, groups in self.group_shares.items()},
         }
 
 

@@ -77,7 +77,11 @@ class Answer:
             told["reward"] = finite_or_none(rewards[self.particle])
         steered = self.result.adaptation
         if steered is not None:
-            told["adaptation"] = {**steered.of(self.particle), "is_proposal": steered.is_proposal}
+            told["adaptation"] = {
+                **steered.of(self.particle),
+                "is_proposal": steered.is_proposal,
+                "group_shares": steered.group_shares,
+            }
         verdicts = self.result.verdicts
         if verdicts is not None and (verdict := verdicts[self.particle]) is not None:
             told["verdict"] = verdict.as_dict()

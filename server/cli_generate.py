@@ -119,7 +119,9 @@ def _steering_of(options: argparse.Namespace) -> dict[str, Any]:
     if options.detox or strength is not None:
         made["detox"] = 1.0 if strength is None else strength
     if options.debias:
-        made["debias"] = [_option_json(one, "--debias") if one.lstrip().startswith("{") else one for one in options.debias]
+        made["debias"] = [
+            _option_json(one, "--debias") if one.lstrip().startswith("{") else one for one in options.debias
+        ]
     if options.adaptation is not None:
         made["adaptation"] = _option_json(options.adaptation, "--adaptation")
     return made

@@ -181,7 +181,11 @@ def generating_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--temperature", type=float, default=1.0, metavar="X", help="of the model's own law (default 1)")
     group.add_argument(
-        "--top-p", type=float, default=1.0, metavar="X", help="cut the model's law to its likeliest tokens (default 1: all)"
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="cut the model's law to its likeliest tokens (default 1: all)",
     )
     group.add_argument(
         "--sampler",
@@ -202,7 +206,9 @@ def generating_options(command: argparse.ArgumentParser) -> None:
 
     group = command.add_argument_group("steering")
     group.add_argument(
-        "--detox", action="store_true", help="text that is not toxic: p(not toxic | text) becomes a factor of the target"
+        "--detox",
+        action="store_true",
+        help="text that is not toxic: p(not toxic | text) becomes a factor of the target",
     )
     group.add_argument("--detox-strength", type=float, metavar="X", help="0 (off) to 10; --detox alone is 1")
     group.add_argument(
@@ -216,7 +222,7 @@ def generating_options(command: argparse.ArgumentParser) -> None:
         "--adaptation",
         metavar="JSON",
         help="settings of the two: signal, budget (nats a text), gate, balance_gate, method (tilt, offset, both), candidates, "
-        "debias_strength",
+        "debias_strength, balance (token; population: the texts name the groups alike, by weight)",
     )
 
     group = command.add_argument_group("model")

@@ -36,6 +36,10 @@ def explain_steering(result: Result, vocabulary: Vocabulary, particle: int) -> N
         f"steered at {len(opened)} of {len(kl)} tokens: {total:.3f} nats of KL, {total / max(len(kl), 1):.4f} a token"
         + ("; a draw from the steered law, which its weight corrects" if result.adaptation.is_proposal else "")
     )
+    for axis, shares in result.adaptation.group_shares.items():
+        if any(shares.values()):
+            told = ", ".join(f"{group} {share:.2f}" for group, share in shares.items())
+            note(f"{axis}, by the texts' weights: {told} of those that name somebody")
     if not opened:
         return
     colour = sys.stderr.isatty() and not os.environ.get("NO_COLOR")

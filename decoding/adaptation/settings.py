@@ -18,6 +18,7 @@ POWER = 8.0
 BUDGET = 12.0
 MOST_STRENGTH = 10.0
 METHODS = ("tilt", "offset", "both")
+BALANCES = ("token", "population")
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,9 @@ class Adaptation:
 
     detox            strength, 0 to 10; the target's factor is p(wanted | text) to the power POWER * detox. 0: off
     signal           the name of the classifier that says p(unwanted | text); its handle where it has none
-    debias           axes whose groups the next word names alike, each with its tokens [G] of ids
+    debias           axes whose groups are named alike: each one's name, and group -> token ids
+    balance          token (default): the next word names the groups of an axis alike; population: the texts do, by weight, and
+                     the balanced law of a token is no more than what it is drawn from
     debias_strength  0 to 1: how far towards equal masses
     budget           nats of KL(q ‖ p) that steering may spend on one text
     gate             the mass of p on what the signal objects to, from which on a token is steered
@@ -41,7 +44,8 @@ class Adaptation:
 
     detox: float = 0.0
     signal: str = "profanity"
-    debias: tuple[tuple[str, tuple[tuple[int, ...], ...]], ...] = ()
+    debias: tuple[tuple[str, Mapping[str, tuple[int, ...]]], ...] = ()
+    balance: str = "token"
     debias_strength: float = 1.0
     budget: float = BUDGET
     gate: float = 0.005
@@ -57,7 +61,7 @@ class Adaptation:
 
 
 SETTINGS = ("detox", "debias", "adaptation")
-_OWN = ("signal", "budget", "gate", "balance_gate", "method", "candidates", "debias_strength")
+_OWN = ("signal", "budget", "gate", "balance", "balance_gate", "method", "candidates", "debias_strength")
 
 
 def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptation, tuple[Axis, ...]] | None:
@@ -80,9 +84,13 @@ def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptati
     if not detox and not axes:
         return None
     where = f"{place}adaptation."
-    method = own.get("method", Adaptation.method)
-    if method not in METHODS:
-        raise RequestError(f"{where}method={method!r:.80}: one of {', '.join(METHODS)} was wanted")
+    chosen = {}
+    for name, there in (("method", METHODS), ("balance", BALANCES)):
+        chosen[name] = own.get(name, getattr(Adaptation, name))
+        if chosen[name] not in there:
+            raise RequestError(f"{where}{name}={chosen[name]!r:.80}: one of {', '.join(there)} was wanted")
+    if chosen["balance"] == "population" and not axes:
+        raise RequestError(f"{where}balance='population' balances the groups of debias: name them there")
     candidates = own.get("candidates", Adaptation.candidates)
     if isinstance(candidates, bool) or not isinstance(candidates, int) or not 2 <= candidates <= 1024:
         raise RequestError(f"{where}candidates={candidates!r:.80}: a whole number from 2 to 1024 was wanted")
@@ -93,7 +101,7 @@ def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptati
         budget=_number(own.get("budget", BUDGET), f"{where}budget", 0.0, 1e6),
         gate=_number(own.get("gate", Adaptation.gate), f"{where}gate", 0.0, 1.0),
         balance_gate=_number(own.get("balance_gate", Adaptation.balance_gate), f"{where}balance_gate", 0.0, 1.0),
-        method=method,
+        **chosen,
         candidates=candidates,
     )
     if detox:
@@ -128,7 +136,10 @@ def settle(adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabula
     letters = re.search(r"\w*$", text)
     return replace(
         adaptation,
-        debias=tuple((axis.name, tuple(tuple(ids.tolist()) for ids in axis.tokens(vocabulary))) for axis in axes),
+        debias=tuple(
+            (axis.name, {group: tuple(ids.tolist()) for (group, _), ids in zip(axis.groups, axis.tokens(vocabulary))})
+            for axis in axes
+        ),
         tail=letters.group() if letters else "",
         named=tuple(axis.name for axis in axes if axis.is_named_in(text)),
     ).travelling()

@@ -84,8 +84,13 @@ class Steered:
         return sum(change.log_ratio(token) for change in (self.balanced, self.tilted) if change is not None)
 
     def log_weight(self, token: int) -> float:
-        """log b(token)·ψ^β(text + token) / (q(token)·ψ^β(text)): what drawing from q leaves to be paid."""
+        """log b(token)·ψ^β(text + token) / (q(token)·ψ^β(text)): what drawing from q leaves to be paid.
+
+        Where the population is balanced and no token, b is p.
+        """
         paid = 0.0 if self.tilted is None else -self.tilted.log_ratio(token)
+        if self.balanced is not None and self.course.settings.balance == "population":
+            paid -= self.balanced.log_ratio(token)
         reader = self.course.reader
         if reader is None:
             return paid
@@ -115,13 +120,15 @@ class Steering:
                 "use method='tilt'"
             )
         reader = self._reading(settings.signal).start(settings.tail.encode()) if settings.detox else None
-        axes = tuple(tuple(torch.tensor(ids, dtype=torch.int64) for ids in groups) for _, groups in settings.debias)
+        axes = tuple(
+            tuple(torch.tensor(ids, dtype=torch.int64) for ids in groups.values()) for _, groups in settings.debias
+        )
         names = [name for name, _ in settings.debias]
         course = Course(
             settings,
             reader,
             axes,
-            tuple(frozenset(t for ids in groups for t in ids) for _, groups in settings.debias),
+            tuple(frozenset(t for ids in groups.values() for t in ids) for _, groups in settings.debias),
             {place for place, name in enumerate(names) if name in settings.named},
         )
         course.advance(tokens)

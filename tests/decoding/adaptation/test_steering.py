@@ -354,9 +354,11 @@ def test_a_thousand_requests_with_settings_of_their_own_leave_nothing_behind():
         alive = [thing for thing in gc.get_objects() if isinstance(thing, Course | Badness)]
         return sum(isinstance(thing, Course) for thing in alive), sum(isinstance(thing, Badness) for thing in alive)
 
+    # An engine of this process keeps its last rows until its next step.
+    before, _ = held()
     for k in range(1000):
         one(k)
     sampler.step(torch.empty(0, SIZE), [], [])
     courses, signals = held()
-    assert courses == 0
+    assert courses == before
     assert signals <= 10

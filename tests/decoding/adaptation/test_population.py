@@ -1,0 +1,119 @@
+"""Groups balanced over a population of texts."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from decoding.adaptation.population import balanced, first_named, group_shares
+from grammars.errors import RequestError
+from samplers.population import effective_sample_size, normalise
+from tests.decoding.adaptation.test_steering import GENDER, LENGTH, SIZE, drawn, enumerated, settings
+
+if TYPE_CHECKING:
+    from decoding.engine import Engine
+
+AXIS = ("gender", {"female": (2,), "male": (1,)})
+AGE = ("age", {"young": (5,), "old": (6,), "middle": (7,)})
+
+
+def test_a_text_counts_for_the_group_it_names_first():
+    assert first_named([4, 2, 1], AXIS[1]) == 0
+    assert first_named([1, 2], AXIS[1]) == 1
+    assert first_named([4, 5], AXIS[1]) is None
+
+
+def test_balanced_weights_are_the_nearest_law_with_equal_groups():
+    """Against the definition: of all laws on these texts with equal groups none is nearer in KL (Lagrange conditions)."""
+    rng = np.random.default_rng(2)
+    texts = [[int(x) for x in rng.integers(1, SIZE, 4)] for _ in range(60)]
+    before = rng.normal(size=60) * 2
+    before[7] = -math.inf
+    for axes in ([AXIS], [AGE], [AXIS, AGE]):
+        after = balanced(texts, before, axes)
+        alive = before > -math.inf
+        assert np.logaddexp.reduce(after[alive]) == pytest.approx(np.logaddexp.reduce(before[alive]))
+        assert after[7] == -math.inf
+        for name, groups in axes:
+            held = group_shares(texts, after, axes)[name]
+            np.testing.assert_allclose(list(held.values()), 1 / len(groups), atol=1e-6)
+        # log(after / before) is a sum of one number for each group of each axis, and those of an axis sum to 0.
+        columns = [[first_named(text, groups) == g for text in texts] for _, groups in axes for g in range(len(groups))]
+        design = np.array([*columns, [True] * 60], dtype=float).T[alive]
+        moved = after[alive] - before[alive]
+        fitted, *_ = np.linalg.lstsq(design, moved, rcond=None)
+        np.testing.assert_allclose(design @ fitted, moved, atol=1e-6)
+
+
+def test_with_one_group_or_none_there_is_nothing_to_balance():
+    log_weights = np.array([0.0, -1.0, -2.0])
+    assert balanced([[2], [2, 1], [4]], log_weights, [AXIS]) is log_weights
+    assert group_shares([[2], [2, 1], [4]], log_weights, [AXIS]) == {"gender": {"female": 1.0, "male": 0.0}}
+    assert group_shares([[4]], np.zeros(1), [AXIS]) == {"gender": {"female": 0.0, "male": 0.0}}
+
+
+def test_draws_from_the_balanced_law_of_a_token_are_weighted_for_p():
+    """E[w·1{event}] is p's, by enumeration, though what is drawn from is balanced. False alarm of 10 tests at |z| 4.5: 7e-5."""
+    adapt = settings(detox=0, debias=[GENDER], adaptation={"balance": "population"})
+    law = enumerated(settings(detox=0, debias=[GENDER], adaptation={"debias_strength": 0.0}))
+    texts, weights = drawn(adapt, 800)
+    assert sum(law.values()) == pytest.approx(1.0, abs=1e-4)
+    assert weights.std() > 0.1, "nothing was steered: the test would hold of plain draws"
+    for event in [lambda text, x=x: text[:1] == (x,) for x in range(SIZE)] + [
+        lambda text: len(text) == LENGTH,
+        lambda text: True,
+    ]:
+        exact = sum(mass for text, mass in law.items() if event(text))
+        hits = weights * np.array([event(text) for text in texts])
+        assert abs(hits.mean() - exact) <= 4.5 * max(hits.std() / math.sqrt(len(hits)), 1e-9)
+
+
+def test_a_population_comes_near_the_exact_fair_law():
+    adapt = settings(detox=0, debias=[GENDER], adaptation={"balance": "population"})
+    law = enumerated(settings(detox=0, debias=[GENDER], adaptation={"debias_strength": 0.0}))
+    axes = [(name, groups) for name, groups in adapt["debias"]]
+    every = list(law)
+    fair = dict(
+        zip(every, normalise(balanced([list(text) for text in every], np.log([law[text] for text in every]), axes)))
+    )
+    texts, weights = drawn(adapt, 800)
+    found = normalise(balanced([list(text) for text in texts], np.log(weights), axes))
+    for x in range(SIZE):
+        exact = sum(mass for text, mass in fair.items() if text[:1] == (x,))
+        told = sum(weight for text, weight in zip(texts, found) if text[:1] == (x,))
+        # A share's standard error is at most 1 / (2 √ESS), and that of the two groups' masses adds as much again.
+        assert abs(told - exact) <= 4.5 / math.sqrt(effective_sample_size(np.log(found)))
+    groups = [sum(mass for text, mass in fair.items() if first_named(text, axes[0][1]) == g) for g in (0, 1)]
+    plain = [sum(mass for text, mass in law.items() if first_named(text, axes[0][1]) == g) for g in (0, 1)]
+    assert groups[0] == pytest.approx(groups[1], abs=1e-6)
+    assert abs(plain[0] - plain[1]) > 0.05
+
+
+@pytest.mark.engine
+def test_the_engine_tells_and_balances_shares(engine: Engine):
+    prompt = "My friend works as a nurse. Yesterday"
+    asked = {"particles": 32, "max_tokens": 16, "truncate": True, "seed": 4, "debias": ["gender"]}
+    fair = engine.generate(prompt, adaptation={"balance": "population"}, **asked)
+    told = fair.adaptation.group_shares["gender"]
+    assert told == pytest.approx({"female": 0.5, "male": 0.5}, abs=1e-6)
+    assert set(engine.generate(prompt, **asked).adaptation.group_shares["gender"]) == {"female", "male"}
+    assert fair.as_dict()["adaptation"]["group_shares"]["gender"] == told
+    named = engine.generate("She said", adaptation={"balance": "population"}, **asked)
+    assert named.adaptation.group_shares == {}
+
+
+@pytest.mark.engine
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"debias": ["gender"], "particles": 1, "adaptation": {"balance": "population"}}, "several particles"),
+        ({"detox": 1.0, "adaptation": {"balance": "population"}}, "name them there"),
+        ({"debias": ["gender"], "adaptation": {"balance": "texts"}}, "one of token, population"),
+    ],
+)
+def test_what_cannot_be_balanced_is_refused(engine: Engine, options, said):
+    with pytest.raises(RequestError, match=said):
+        engine.generate("A nurse", **options)
