@@ -81,7 +81,7 @@ class Visit:
         """Fill the form in: fields by their id, and `mode`."""
         if mode := form.pop("mode", None):
             self.page.check(f"[name=mode][value={mode}]")
-        for name in ("kind", "reward", "partial_reward"):
+        for name in ("kind", "reward", "partial_reward", "debias"):
             if name in form:
                 self.page.select_option(f"#{name}", form.pop(name))
         for field, value in form.items():
@@ -210,6 +210,33 @@ def test_page_selects_by_a_reward(visit: Visit) -> None:
     visit.page.click("#tab-python")
     compile(visit.page.text_content("#code") or "", "reward", "exec")
     assert visit.complaints == []
+
+
+def test_page_steers_and_says_what_it_cost(visit: Visit) -> None:
+    assert visit.page.is_hidden("#steering-hint")
+    visit.ask(
+        mode="completion", prompt="The nurse was tired because", kind="none", particles="6", seed="3", max_tokens="12"
+    )
+    assert '"detox"' not in (visit.page.text_content("#code") or "")
+    visit.ask(detox="0.5", debias="gender race religion")
+    assert visit.page.is_visible("#steering-hint")
+    code = visit.page.text_content("#code") or ""
+    assert '"detox": 0.5' in code and '"debias": ["gender", "race", "religion"]' in code
+    (choice,) = (c for event in events(visit.run()) for c in event["choices"] if c["finish_reason"])
+    told = choice["adaptation"]
+    numbers = visit.page.text_content("#numbers") or ""
+    assert told["kl"] > 0.01, "the next word after a nurse's is balanced"
+    assert f"{told['kl']:.3f} nats" in numbers
+    assert f"at {sum(nats > 0 for nats in told['kl_tokens'])} of {len(told['kl_tokens'])} tokens" in numbers
+    assert sum(told["group_shares"]["gender"].values()) == pytest.approx(1.0) and "female" in numbers
+    visit.page.click("#tab-python")
+    code = visit.page.text_content("#code") or ""
+    compile(code, "steering", "exec")
+    assert "detox=0.5" in code and 'debias=["gender", "race", "religion"]' in code
+    visit.ask(detox="11")
+    response = visit.run()
+    assert response.status == 400 and visit.page.get_attribute("#detox", "aria-invalid") == "true"
+    assert [said for said in visit.complaints if "status of 400" not in said] == []
 
 
 def test_page_streams_one_particle_as_it_is_made(visit: Visit) -> None:
