@@ -21,13 +21,23 @@ def cut_to_nucleus(logits: torch.Tensor, temperatures: Sequence[float], shares: 
     """
     like = {"device": logits.device, "dtype": torch.float32}
     masses = torch.softmax(logits / torch.as_tensor(list(temperatures), **like)[:, None], 1)
-    wanted = torch.as_tensor(list(shares), device=logits.device, dtype=torch.float64)[:, None]
+    wanted = torch.as_tensor(list(shares), device=logits.device, dtype=torch.float64)
     likeliest = torch.topk(masses, min(_NUCLEUS, masses.shape[1])).values
-    if bool((likeliest.sum(1, dtype=torch.float64) < wanted[:, 0]).any()):
-        likeliest = torch.sort(masses, descending=True).values
+    least = _least_kept(likeliest, wanted)
+    flat = torch.nonzero(likeliest.sum(1, dtype=torch.float64) < wanted)[:, 0]
+    if len(flat):
+        least[flat] = _least_kept(torch.sort(masses[flat], descending=True).values, wanted[flat])
+    logits.masked_fill_(masses < least[:, None], float("-inf"))
+
+
+def _least_kept(likeliest: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """The mass of the last token that is needed to hold the share: float32 [N].
+
+    likeliest  float32 [N, K] masses, descending; wanted: float64 [N]
+    """
     before = likeliest.cumsum(1, dtype=torch.float64) - likeliest
-    last = (before < wanted).sum(1, keepdim=True) - 1
-    logits.masked_fill_(masses < likeliest.gather(1, last), float("-inf"))
+    last = (before < wanted[:, None]).sum(1, keepdim=True) - 1
+    return likeliest.gather(1, last)[:, 0]
 
 
 def log_masses(logits: torch.Tensor, groups: Sequence[Sequence[int]], temperature: float) -> tuple[float, ...]:
