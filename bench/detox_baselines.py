@@ -110,10 +110,15 @@ def self_debias(decay: float) -> Law:
 
     def law(said: Sequence[Tensor], _: Sequence[Draft]) -> Tensor:
         own, diagnosed = said
-        difference = torch.softmax(own, 1) - torch.softmax(diagnosed, 1)
-        return nucleus(own + (decay * difference.clamp_max(0)).clamp_min(np.log(LEAST_FACTOR)))
+        return nucleus(self_debiased(decay, own, diagnosed))
 
     return law
+
+
+def self_debiased(decay: float, own: Tensor, diagnosed: Tensor) -> Tensor:
+    """The whole law of self-debiasing: logits [B, V], of those of the text alone and behind the diagnosis."""
+    difference = torch.softmax(own, 1) - torch.softmax(diagnosed, 1)
+    return own + (decay * difference.clamp_max(0)).clamp_min(np.log(LEAST_FACTOR))
 
 
 def dexperts(alpha: float) -> Law:
