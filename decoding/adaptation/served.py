@@ -63,7 +63,7 @@ def natural_offset(rows: torch.Tensor, masses: torch.Tensor, twists: torch.Tenso
 class Change:
     """What is done to one row's law.
 
-    shift      float32 [V]: added to log p, up to a constant
+    shift      float32 [V]: added to log p, up to a constant; log_norm at tokens of mass 0, which keep their part
     log_norm   log Σ p·exp(shift), natural
     kl         KL(q ‖ p), nats
     """
@@ -79,14 +79,16 @@ class Change:
     @classmethod
     def of(cls, masses: torch.Tensor, shift: torch.Tensor) -> Change:
         """masses  float32 [V], of p"""
-        # The largest exponent taken out: a shift of 100 nats is no infinity.
-        top = float(shift.max())
-        changed = masses * torch.exp(shift - top)
+        # The largest exponent taken out: a shift of 100 nats is no infinity. Tokens that cannot come (cut by top_p, or too
+        # unlikely for float32) do not count: with them all others may vanish, and 0 times infinity is no law.
+        there = masses > 0
+        top = float(torch.where(there, shift, -math.inf).max())
+        changed = masses * torch.exp(torch.where(there, shift - top, 0.0))
         total = float(changed.sum(dtype=torch.float64))
         # float32 masses sum to 1 only up to rounding.
         log_norm = math.log(total / float(masses.sum(dtype=torch.float64))) + top if total > 0 else -math.inf
         kl = float((changed * shift).sum(dtype=torch.float64)) / total - log_norm if total > 0 else math.inf
-        return cls(shift, log_norm, max(kl, 0.0))
+        return cls(torch.where(there, shift, log_norm), log_norm, max(kl, 0.0))
 
 
 def within_budget(masses: torch.Tensor, shift: torch.Tensor, budget: float) -> Change:

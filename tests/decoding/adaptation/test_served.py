@@ -76,6 +76,20 @@ def test_a_change_says_what_it_does_to_the_law():
     assert Change.of(masses, shift + 500.0).kl == pytest.approx(change.kl, abs=1e-3)
 
 
+@pytest.mark.parametrize("there", [0.0, 50.0, -300.0])
+@pytest.mark.parametrize("elsewhere", [0.0, 120.0, 400.0])
+def test_tokens_without_mass_do_not_count_and_stay_without(there: float, elsewhere: float):
+    """As top_p leaves them: whatever they would gain, the others' law is what it is without them."""
+    masses = torch.cat([law(6), torch.zeros(4)])
+    shift = torch.cat([torch.from_numpy(RNG.normal(size=6)).float() + there, torch.full((4,), elsewhere)])
+    change, alone = within_budget(masses, shift, 12.0), within_budget(masses[:6], shift[:6], 12.0)
+    q = masses * torch.exp(change.shift - change.log_norm)
+    np.testing.assert_allclose(q[:6], masses[:6] * torch.exp(alone.shift - alone.log_norm), rtol=1e-4)
+    assert not q[6:].any() and float(q.sum()) == pytest.approx(1.0, abs=1e-4)
+    assert change.kl == pytest.approx(alone.kl, abs=1e-4)
+    assert [change.log_ratio(token) for token in range(6, 10)] == pytest.approx([0.0] * 4, abs=1e-4)
+
+
 @pytest.mark.parametrize("budget", [0.0, 0.01, 0.3])
 def test_a_budget_is_spent_and_not_exceeded(budget: float):
     masses, shift = law(50), torch.from_numpy(RNG.normal(size=50) * 5).float()
