@@ -45,6 +45,9 @@ AXES: Mapping[str, Groups] = {
     },
 }
 MOST_WORDS = 1000
+MOST_GROUPS = 32
+# Letters: no vocabulary holds longer words, and looking for the token they begin with takes their length squared.
+LONGEST_WORD = 64
 _WORD = re.compile(r"\w+")
 
 
@@ -117,6 +120,8 @@ def axis_of(given: object, place: str = "debias") -> Axis:
     name, groups = (str(given.get("name", "own")), given["groups"]) if "groups" in given else ("own", given)
     if not isinstance(groups, Mapping) or len(groups) < 2:
         raise RequestError(f"{place}.groups: at least two groups of words were wanted, as an object of lists")
+    if len(groups) > MOST_GROUPS:
+        raise RequestError(f"{place}.groups: {len(groups)} groups; at most {MOST_GROUPS} are balanced")
     made: list[tuple[str, tuple[str, ...]]] = []
     owner: dict[str, str] = {}
     for group, words in groups.items():
@@ -127,6 +132,10 @@ def axis_of(given: object, place: str = "debias") -> Axis:
         for word in words:
             if not isinstance(word, str) or not _WORD.fullmatch(word):
                 raise RequestError(f"{place}.groups.{group}: {word!r:.80} is not a single word")
+            if len(word) > LONGEST_WORD:
+                raise RequestError(
+                    f"{place}.groups.{group}: {word!r:.80} has {len(word)} letters; at most {LONGEST_WORD} are looked for"
+                )
             if owner.setdefault(word.lower(), str(group)) != str(group):
                 raise RequestError(f"{place}.groups: {word!r:.80} is in {owner[word.lower()]!r} and in {group!r}")
         made.append((str(group), tuple(word.lower() for word in words)))

@@ -17,6 +17,8 @@ from grammars.errors import RequestError
 POWER = 8.0
 BUDGET = 12.0
 MOST_STRENGTH = 10.0
+# Every group of every axis is summed up for each token of the text.
+MOST_AXES = 8
 METHODS = ("tilt", "offset", "both")
 BALANCES = ("token", "population")
 
@@ -113,6 +115,8 @@ def _axes(given: Any, place: str) -> tuple[Axis, ...]:
     several = () if given is None else (given,) if isinstance(given, str | Mapping) else given
     if not isinstance(several, Sequence):
         raise RequestError(f"{place}={given!r:.80}: a list of axes was wanted")
+    if len(several) > MOST_AXES:
+        raise RequestError(f"{place} has {len(several)} axes: at most {MOST_AXES} are balanced")
     axes = tuple(axis_of(one, f"{place}[{k}]") for k, one in enumerate(several))
     names = [axis.name for axis in axes]
     for name in names:
@@ -133,7 +137,8 @@ def _number(given: Any, place: str, least: float, most: float) -> float:
 def settle(adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabulary: Any) -> dict[str, Any]:
     """The adaptation of one prompt on one model, as plain data. prompt: its text's last part is looked at, 400 bytes."""
     text = prompt[-400:].decode("utf-8", errors="replace")
-    letters = re.search(r"\w*$", text)
+    # \Z, for $ looks past a newline: a chat's prompt ends in "assistant\n", and no answer goes on with that word.
+    letters = re.search(r"\w*\Z", text)
     return replace(
         adaptation,
         debias=tuple(

@@ -55,7 +55,14 @@ def logits_after(prefix: tuple[int, ...]) -> torch.Tensor:
 
 
 def settings(**options) -> dict:
-    own = {"gate": 0.0, "balance_gate": 0.0, "method": "both", "signal": SIGNAL, "candidates": 5, **options.pop("adaptation", {})}
+    own = {
+        "gate": 0.0,
+        "balance_gate": 0.0,
+        "method": "both",
+        "signal": SIGNAL,
+        "candidates": 5,
+        **options.pop("adaptation", {}),
+    }
     asked = adaptation_of({"detox": 0.1, **options, "adaptation": own})
     assert asked is not None
     return settle(*asked, b"A prompt:", VOCABULARY)
@@ -120,6 +127,14 @@ def test_the_reported_kl_is_that_of_the_law_drawn_from():
     log_b = log_p + [0.0 if steered.balanced is None else steered.balanced.log_ratio(x) for x in range(SIZE)]
     apart = float(np.exp(log_q) @ (log_q - log_b)) + float(np.exp(log_b) @ (log_b - log_p))
     assert steered.kl == pytest.approx(apart, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tail"), [(b"Say it: sh", "sh"), (b"Say it:", ""), (b"assistant\n", ""), (b"a\nb", "b")]
+)
+def test_a_text_goes_on_with_the_word_its_prompt_ends_in_and_with_none_across_a_newline(prompt: bytes, tail: str):
+    adapt = settle(*adaptation_of({"detox": 1.0, "adaptation": {"signal": SIGNAL}}), prompt, VOCABULARY)
+    assert adapt["tail"] == tail
 
 
 def test_a_text_has_spent_what_it_has_and_is_steered_no_further():
