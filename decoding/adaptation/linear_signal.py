@@ -15,7 +15,8 @@ from grammars.errors import EngineError
 FORMAT = 1
 
 
-@dataclass(frozen=True)
+# No equality by its fields: they cannot be hashed, and a request holds the object.
+@dataclass(frozen=True, eq=False)
 class LinearSignal:
     """Several linear heads over TF-IDF words, each with a sigmoid of its own; their mean probability counts.
 

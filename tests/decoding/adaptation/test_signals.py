@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from decoding.adaptation.held_signals import handle_of, signal_of
 from decoding.adaptation.linear_signal import LinearSignal
 from decoding.adaptation.signals import SIGNALS, signal_named
 from grammars.errors import EngineError, RequestError
@@ -43,6 +44,12 @@ def test_a_file_of_a_linear_signal_is_a_signal(tmp_path: Path):
     signal = signal_named(str(tmp_path / "mine.npz"))
     assert signal.name == "mine"
     assert signal.log_odds(["bad", "good"]) == pytest.approx([1.0, 0.0])
+
+
+@pytest.mark.parametrize("name", sorted(SIGNALS))
+def test_a_signal_of_ours_is_taken_as_an_object_too(name: str):
+    signal = signal_named(name)
+    assert signal_of(handle_of(signal)) is signal
 
 
 def test_what_is_unknown_is_refused_with_the_names_there_are(tmp_path: Path):
