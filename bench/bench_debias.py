@@ -215,7 +215,7 @@ def plot(results: dict[str, Any]) -> None:
     ):
         for arm, nats in costs.items():
             bias = results["winobias"][arm]["mean_abs_log_odds"]
-            axis.plot(nats, bias, "o", color="tab:blue" if "debias," in arm or arm == "debias" else "tab:gray")
+            axis.plot(nats, bias, "o", color="tab:blue" if arm in ARMS else "tab:gray")
             axis.annotate(arm, (nats, bias), fontsize=7, xytext=(4, 3), textcoords="offset points")
         axis.set(xlabel=f"KL from the model, nats {title}", ylabel="WinoBias, mean |log odds|")
         axis.set_xscale("symlog", linthresh=1e-3)
