@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from decoding.adaptation.population import Axis, balanced, group_shares
+from decoding.adaptation.naming import named_first
+from decoding.adaptation.population import Named, balanced, group_shares
 from decoding.order import Order
 from decoding.request import Request, Result, Stats, Steered, Usage, finished_text, num_tokens, texts_of, trace_of
 from grammars.errors import DeadEnd, ReweighError, error_named
@@ -36,6 +37,8 @@ SETTINGS: dict[str, Any] = {
     "stop": (),
 }
 MOST_STOPS = 16
+# Of temperatures, beside detox and debias.
+LEAST_STEERED = 0.01
 # What other interfaces offer: asked for here, it deserves the reason.
 _CHANGES_P = frozenset({
     "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words",
@@ -113,6 +116,11 @@ def check_request(request: Request, place: str, max_model_len: int, max_particle
             "adaptation.balance='population' balances texts by their weights: ask for several particles, "
             "or let balance be 'token'"
         )
+    if request.adapt is not None and request.temperature < LEAST_STEERED:
+        raise BadRequest(
+            f"temperature={request.temperature:g} leaves one token at every step, which detox and debias cannot steer: "
+            f"at least {LEAST_STEERED:g} was wanted beside them"
+        )
     order_of(request, "").check()
 
 
@@ -145,7 +153,10 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
     """The result that a group's summary (with "wall_s" and "queued_s", seconds) tells of."""
     tokens = summary["tokens"]
     finish_reasons = summary["status"]
-    log_weights = _balanced(request, np.array(summary["log_weights"], dtype=np.float64), tokens)
+    log_weights = np.array(summary["log_weights"], dtype=np.float64)
+    named = _named(request.adapt, tokens, vocabulary)
+    if request.adapt is not None and request.adapt["balance"] == "population" and np.any(log_weights > -math.inf):
+        log_weights = balanced(named, log_weights)
     traces = summary["traces"]
     completion = sum(map(num_tokens, tokens, finish_reasons))
     texts = texts_of(tokens, vocabulary.decode)
@@ -176,30 +187,24 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
         ancestry=[(step, list(parents)) for step, parents in summary["ancestry"]],
         constraint=request.constraint,
         certainties=None if summary["certainties"] is None else np.array(summary["certainties"], dtype=np.float64),
-        adaptation=_steered(request, summary, log_weights),
+        adaptation=None if request.adapt is None else _steered(request.adapt, summary, named, log_weights),
         trace=None if traces is None else [trace_of(steps, vocabulary.decode) for steps in traces],
         error=_error(request, summary, log_weights, [vocabulary.decode(ids) for ids in tokens]),
     )
 
 
-def _open_axes(adapt: Mapping[str, Any]) -> list[Axis]:
-    """Axes of which the prompt has named no group."""
-    return [axis for axis in adapt["debias"] if axis[0] not in adapt["named"]]
+def _named(adapt: Mapping[str, Any] | None, texts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Named:
+    """Whom the texts name first, of the axes that the prompt leaves open."""
+    if adapt is None:
+        return {}
+    axes = [(name, groups) for name, groups in adapt["debias"] if name not in adapt["named"]]
+    return named_first(texts, axes, vocabulary, in_a_word=bool(adapt["tail"]))
 
 
-def _balanced(request: Request, log_weights: np.ndarray, tokens: Sequence[Sequence[int]]) -> np.ndarray:
-    """The weights with the groups of a population balanced, where that is asked."""
-    if request.adapt is None or request.adapt["balance"] != "population" or np.all(log_weights == -math.inf):
-        return log_weights
-    return balanced(tokens, log_weights, _open_axes(request.adapt))
-
-
-def _steered(request: Request, summary: dict[str, Any], log_weights: np.ndarray) -> Steered | None:
-    if request.adapt is None:
-        return None
+def _steered(adapt: Mapping[str, Any], summary: dict[str, Any], named: Named, log_weights: np.ndarray) -> Steered:
     kl, ratios = ([tuple(pair[k] for pair in one) for one in summary["steered"]] for k in (0, 1))
-    told = group_shares(summary["tokens"], log_weights, _open_axes(request.adapt))
-    return Steered(tuple(kl), tuple(ratios), is_proposal=not summary["ancestry"], group_shares=told)
+    shares = group_shares(named, log_weights, {axis: list(groups) for axis, groups in adapt["debias"]})
+    return Steered(tuple(kl), tuple(ratios), not summary["ancestry"], named, shares)
 
 
 _HALF = (

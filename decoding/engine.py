@@ -247,12 +247,15 @@ class Engine:
         self._driver.submit(ticket)
 
         def chunks() -> Iterator[Chunk]:
+            # Objects among them, such as a signal, have to live as long as the request.
+            kept = options
             try:
                 while (chunk := events.get()) is not None:
                     yield chunk
                 yield self._last_chunk(request, ticket, streamed)
             finally:
                 self._driver.abort(ticket)
+                del kept
 
         return chunks()
 

@@ -132,16 +132,17 @@ class TraceStep:
 class Steered:
     """What detoxifying and debiasing did to the texts' laws. T_n counts a text's tokens, its end included.
 
-    kl_tokens    [N][T_n] KL(q ‖ p) of every token, nats: 0 where no gate was open
+    kl_tokens    [N][T_n] KL(b ‖ p) + KL(q ‖ b) of every token, nats: 0 where no gate was open
     log_ratios   [N][T_n] log q(token) / p(token)
     is_proposal  True: the texts are draws from q, and only their weights tell of the target; False: SMC has resampled by them
-    group_shares axis -> group -> share of the weight of texts that name somebody, by whom they name first; of the axes of
-                 `debias` that the prompt leaves open
+    named        axis -> [N] the group that each text names first, or None; of the axes of `debias` that the prompt leaves open
+    group_shares axis -> group -> its share of the weight of the texts that name somebody
     """
 
     kl_tokens: tuple[tuple[float, ...], ...]
     log_ratios: tuple[tuple[float, ...], ...]
     is_proposal: bool
+    named: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     group_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     @property
@@ -157,7 +158,12 @@ class Steered:
     def of(self, particle: int) -> dict[str, Any]:
         """What was done to one text, as plain data."""
         kl = self.kl_tokens[particle]
-        return {"kl": sum(kl), "kl_tokens": list(kl), "log_ratios": list(self.log_ratios[particle])}
+        return {
+            "kl": sum(kl),
+            "kl_tokens": list(kl),
+            "log_ratios": list(self.log_ratios[particle]),
+            "named": {axis: groups[particle] for axis, groups in self.named.items()},
+        }
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -166,6 +172,7 @@ class Steered:
             "kl_tokens": [list(one) for one in self.kl_tokens],
             "log_ratios": [list(one) for one in self.log_ratios],
             "is_proposal": self.is_proposal,
+            "named": {axis: list(groups) for axis, groups in self.named.items()},
             "group_shares": {axis: dict(groups) for axis, groups in self.group_shares.items()},
         }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -177,9 +177,11 @@ class RowSampler:
         else:
             told = {}
         temperatures = np.array([row.order.temperature for row in rows])
-        law, steered = None, {}
+        law, steered, plain = None, {}, {}
         if any(row.course is not None for row in rows):
             law = tempered_masses(mine, temperatures, self._workspace)
+            # A trace tells of p: steering changes the row.
+            plain = {n: mine[n].clone() for n, row in enumerate(rows) if row.course is not None and row.order.trace}
             steered = self._steer(mine, law, rows)
         masks, masked = self._bitmasks(rows, positions)
         prefetch = 1 if all(map(_is_exact, rows, masked)) else PREFETCH
@@ -195,7 +197,9 @@ class RowSampler:
             stream = Stream(row.order.seed, particle, position, numbers[k])
             candidates: Candidates = step.particle(k, stream)
             if row.order.trace:
-                post = self._watch(row, states[n], particle, position, candidates, bool(masked[n]), mine[n])
+                post = self._watch(
+                    row, states[n], particle, position, candidates, bool(masked[n]), plain.get(n, mine[n])
+                )
             else:
                 post = self._sample(row, states[n], particle, position, candidates, bool(masked[n]))
             if n in steered:
@@ -268,9 +272,12 @@ class RowSampler:
             row.error = _failure(error)
             return post._replace(log_weight=-np.inf, error=(type(row.error).__name__, str(row.error)))
         log_ratio = steered.log_ratio(post.token)
-        return post._replace(
-            log_weight=post.log_weight + paid, logprob=post.logprob - log_ratio, kl=steered.kl, log_ratio=log_ratio
-        )
+        log_weight, logprob = post.log_weight + paid, post.logprob - log_ratio
+        seen = post.seen
+        if seen is not None:
+            tested = tuple((token, held - steered.log_ratio(token), passed) for token, held, passed in seen.tested)
+            seen = replace(seen, logprob=logprob, log_weight=log_weight, tested=tested)
+        return post._replace(log_weight=log_weight, logprob=logprob, kl=steered.kl, log_ratio=log_ratio, seen=seen)
 
     def _riders(self, row: Row) -> tuple[int, ...]:
         return self.riders.get(row.key, (row.order.row,))

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
+from decoding.adaptation.population import group_shares
 from decoding.asking import settings_of
-from decoding.request import Result, Stats, Usage
+from decoding.request import Result, Stats, Steered, Usage
 from decoding.rewarding import taken_k
 from grammars.errors import DeadEnd, RequestError, RewardError
 from samplers.randomness import derive_seed
@@ -65,6 +66,10 @@ def waves_of(options: dict[str, Any]) -> Waves | None:
         if about := [name for name, value in given.items() if value is not None]:
             raise RequestError(f"{about[0]} is about drawing in waves: give until=... as well")
         return None
+    if isinstance(own := options.get("adaptation"), Mapping) and own.get("balance") == "population":
+        raise RequestError(
+            "adaptation.balance='population' balances all texts at once, and until=... draws them in waves: leave one of them out"
+        )
     if options.get("profile") is not None:
         raise RequestError(
             "a profile says how many to draw, and until=... is for when that is not known: leave one of them out"
@@ -156,6 +161,21 @@ def _enough(waves: Waves, together: Result) -> bool:
     return waves.until.enough(drawn, together.rule, waves.wave)
 
 
+def _adaptation(parts: Sequence[Result]) -> Steered | None:
+    told = [one.adaptation for one in parts if one.adaptation is not None]
+    if not told:
+        return None
+    named = {axis: tuple(group for one in told for group in one.named[axis]) for axis in told[0].named}
+    groups = {axis: list(shares) for axis, shares in told[0].group_shares.items()}
+    return Steered(
+        tuple(kl for one in told for kl in one.kl_tokens),
+        tuple(ratios for one in told for ratios in one.log_ratios),
+        all(one.is_proposal for one in told),
+        named,
+        group_shares(named, np.concatenate([one.log_weights for one in parts]), groups),
+    )
+
+
 def merged(parts: Sequence[Result], seed: int) -> Result:
     """Results of the same request with different seeds as one: the particles of all, side by side.
 
@@ -187,6 +207,7 @@ def merged(parts: Sequence[Result], seed: int) -> Result:
         seed=seed,
         ancestry=_ancestry(parts),
         error=error,
+        adaptation=_adaptation(parts),
         trace=None if first.trace is None else [steps for one in parts for steps in one.trace or []],
         certainties=None if first.certainties is None else np.concatenate([_known(one.certainties) for one in parts]),
         rewards=_rewards(parts) if judged else None,

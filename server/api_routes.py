@@ -272,6 +272,12 @@ def _job(
                 backend.service.check(draw, place)
                 draws.append((draw, engine_input))
                 if chosen is not None and chosen.waves is not None:
+                    if adapt is not None and adapt["balance"] == "population":
+                        raise bad(
+                            "reweigh.adaptation.balance='population' balances all texts at once, and reweigh.best_of.until "
+                            "draws them in waves: leave one of them out",
+                            "reweigh.adaptation.balance",
+                        )
                     waves.append(_waves(chosen.k, chosen.waves, draw.max_tokens))
     except ValueError as error:
         raise api_error(error, _param_of(str(error), place)) from error
@@ -297,7 +303,9 @@ def _waves(k: int, asked: InWaves, max_tokens: int) -> Waves:
 
 def _param_of(message: str, place: str) -> str | None:
     """The field that an error of `settings_of` or of the engine's bounds is about."""
-    named = re.match(r"(particles|sampler|debias)\b", message)
+    if message.startswith("temperature"):
+        return "temperature"
+    named = re.match(r"(particles|sampler|debias|adaptation\.\w+)\b", message)
     return f"reweigh.{named[1]}" if named else place if "tokens" in message else None
 
 

@@ -22,7 +22,7 @@ from server.cli_output import as_line, emit
 PROMPTS = ("prompt", "messages")
 OPTIONS = (
     "system", "seed", "constraint", "particles", "sampler", "ess_threshold", "resampling", "temperature", "max_tokens",
-    "metadata",
+    "top_p", "detox", "debias", "adaptation", "metadata",
 )  # fmt: skip
 
 

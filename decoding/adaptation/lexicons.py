@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
@@ -66,40 +64,43 @@ class Axis:
         """Whether a text has a word of any of the groups: what follows it then refers to somebody who is known."""
         return any(run.lower() in self.words for run in _WORD.findall(text))
 
-    def tokens(self, vocabulary: Vocabulary) -> tuple[np.ndarray, ...]:
-        """The tokens with which a word of each group begins, apart from the word before: int64 [G] of [ids].
+    def tokens(self, vocabulary: Vocabulary) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """The tokens with which a word of each group begins, apart from the word before.
 
-        A word of several tokens is known by its first where that is most of it, and begins no word of another group.
-        Raises RequestError for a group of which no word can be told.
+        A word of several tokens is known by its first where that has more than five sixths of its letters, and begins no word of
+        another group.
+        returns  group -> (ids with a space before the word, ids without)
+        Raises RequestError for a group of which no word can be told after a space.
         """
         ids = {written: token for token, written in enumerate(vocabulary.tokens) if written}
-        starts: list[set[int]] = [set() for _ in self.groups]
-        for place, (_, words) in enumerate(self.groups):
+        starts: dict[str, tuple[set[int], set[int]]] = {group: (set(), set()) for group, _ in self.groups}
+        for group, words in self.groups:
             for word in words:
                 for form in (word, word.capitalize(), word.upper()):
-                    starts[place].update(_first_token(b" " + form.encode(), ids))
-        shared = {
-            token
-            for place, own in enumerate(starts)
-            for token in own
-            if any(token in other for other in starts[:place])
-        }
-        found = tuple(np.array(sorted(own - shared), dtype=np.int64) for own in starts)
-        for (group, _), own in zip(self.groups, found, strict=True):
-            if not len(own):
+                    for kind, space in enumerate((b" ", b"")):
+                        starts[group][kind].update(_first_token(space, form.encode(), ids))
+        found = {}
+        for group, own in starts.items():
+            others = [other for name, other in starts.items() if name != group]
+            spaced, bare = (
+                tuple(sorted(own[kind] - {token for other in others for token in other[kind]})) for kind in (0, 1)
+            )
+            if not spaced:
                 raise RequestError(
                     f"debias: no token of this model's begins a word of group {group!r} of {self.name!r} and of no other: "
                     "give it other words"
                 )
+            found[group] = (spaced, bare)
         return found
 
 
-def _first_token(written: bytes, ids: Mapping[bytes, int]) -> list[int]:
-    """The longest token that the bytes begin with, if it is the word or two thirds of it."""
-    for end in range(len(written), 0, -1):
+def _first_token(space: bytes, word: bytes, ids: Mapping[bytes, int]) -> list[int]:
+    """The longest token that the bytes begin with, if it has more than five sixths of the word: " wait" is no waiter yet."""
+    written = space + word
+    for end in range(len(written), len(space), -1):
         token = ids.get(written[:end])
         if token is not None:
-            return [token] if 3 * end >= 2 * len(written) else []
+            return [token] if 6 * (end - len(space)) > 5 * len(word) else []
     return []
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from decoding.adaptation.held_signals import handle_of, signal_of
 from decoding.adaptation.lexicons import Axis, axis_of
+from decoding.adaptation.naming import Groups
 from grammars.errors import RequestError
 
 # Strength 1 of `detox` is this power of p(wanted | text), and this many nats a text at the most.
@@ -29,11 +30,11 @@ class Adaptation:
 
     detox            strength, 0 to 10; the target's factor is p(wanted | text) to the power POWER * detox. 0: off
     signal           the name of the classifier that says p(unwanted | text); its handle where it has none
-    debias           axes whose groups are named alike: each one's name, and group -> token ids
+    debias           axes whose groups are named alike: each one's name, and group -> token ids, as `Axis.tokens` tells them
     balance          token (default): the next word names the groups of an axis alike; population: the texts do, by weight, and
                      the balanced law of a token is no more than what it is drawn from
     debias_strength  0 to 1: how far towards equal masses
-    budget           nats of KL(q ‖ p) that steering may spend on one text
+    budget           nats, KL(b ‖ p) + KL(q ‖ b) of all its tokens, that a text may spend before detox steers it no further
     gate             the mass of p on what the signal objects to, from which on a token is steered
     balance_gate     the difference between two groups' masses, from which on a token is balanced
     method           tilt (default): p·ψ^β on the candidates, others as they are; offset: its natural-gradient offset of the
@@ -46,7 +47,7 @@ class Adaptation:
 
     detox: float = 0.0
     signal: str = "profanity"
-    debias: tuple[tuple[str, Mapping[str, tuple[int, ...]]], ...] = ()
+    debias: tuple[tuple[str, Groups], ...] = ()
     balance: str = "token"
     debias_strength: float = 1.0
     budget: float = BUDGET
@@ -141,10 +142,7 @@ def settle(adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabula
     letters = re.search(r"\w*\Z", text)
     return replace(
         adaptation,
-        debias=tuple(
-            (axis.name, {group: tuple(ids.tolist()) for (group, _), ids in zip(axis.groups, axis.tokens(vocabulary))})
-            for axis in axes
-        ),
+        debias=tuple((axis.name, axis.tokens(vocabulary)) for axis in axes),
         tail=letters.group() if letters else "",
         named=tuple(axis.name for axis in axes if axis.is_named_in(text)),
     ).travelling()

@@ -7,7 +7,7 @@ come in with every step: a row that was preempted or forked is steered as if not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -15,14 +15,18 @@ import numpy as np
 import torch
 
 from decoding.adaptation.held_signals import signal_of
+from decoding.adaptation.naming import Naming
 from decoding.adaptation.reader import Reader, Reading, reading_of
 from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset, within_budget
 from decoding.adaptation.settings import POWER, Adaptation
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
-# Of a group that the model gives less mass than this, no token is likely enough to be balanced against.
-LEAST_MASS = 1e-6
+# A group that the model gives less mass than this cannot come next.
+LEAST_MASS = 1e-3
+# Several axes are balanced in turn, so often at most, until nothing moves by as much as this in log mass.
+SWEEPS = 50
+STILL = 1e-5
 # A token the signal objects to is looked at from this mass on, though it is not among the likeliest.
 LEAST_LOOK = 1e-6
 
@@ -41,20 +45,24 @@ class Unembedding(Protocol):
 class Course:
     """How one row is steered: its settings, and what its text so far means to them.
 
-    named  places of the axes of which the text has named a group
+    axes  of those that the prompt leaves open: the tokens that begin a word of each group, within a word and outside
     """
 
     settings: Adaptation
     reader: Reader | None
-    axes: tuple[tuple[torch.Tensor, ...], ...]
-    axis_tokens: tuple[frozenset[int], ...]
-    named: set[int] = field(default_factory=set)
+    axes: Mapping[str, tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]]
+    naming: Naming
 
     def advance(self, tokens: Sequence[int]) -> None:
         for token in tokens:
             if self.reader is not None:
                 self.reader = self.reader.advance(int(token))
-            self.named.update(place for place, ids in enumerate(self.axis_tokens) if token in ids)
+        self.naming.advance(tokens)
+
+    def open_axes(self) -> list[Sequence[torch.Tensor]]:
+        """Of every axis of which nobody has been named, each group's tokens that would name it next: int64 each."""
+        outside = not self.naming.in_a_word
+        return [tokens[outside] for name, tokens in self.axes.items() if self.naming.first[name] is None]
 
     @property
     def power(self) -> float:
@@ -120,17 +128,15 @@ class Steering:
                 "use method='tilt'"
             )
         reader = self._reading(settings.signal).start(settings.tail.encode()) if settings.detox else None
-        axes = tuple(
-            tuple(torch.tensor(ids, dtype=torch.int64) for ids in groups.values()) for _, groups in settings.debias
-        )
-        names = [name for name, _ in settings.debias]
-        course = Course(
-            settings,
-            reader,
-            axes,
-            tuple(frozenset(t for ids in groups.values() for t in ids) for _, groups in settings.debias),
-            {place for place, name in enumerate(names) if name in settings.named},
-        )
+        left = [(name, groups) for name, groups in settings.debias if name not in settings.named]
+        axes = {
+            name: (
+                [torch.tensor(spaced, dtype=torch.int64) for spaced, _ in groups.values()],
+                [torch.tensor([*spaced, *bare], dtype=torch.int64) for spaced, bare in groups.values()],
+            )
+            for name, groups in left
+        }
+        course = Course(settings, reader, axes, Naming(left, self.vocabulary, in_a_word=bool(settings.tail)))
         course.advance(tokens)
         return course
 
@@ -181,20 +187,23 @@ class Steering:
 
     def _balance(self, masses: torch.Tensor, course: Course) -> Change | None:
         """Give the groups of every axis that is open equal mass. masses: float32 [V], of p; changed to b where it is open."""
-        settings, shift = course.settings, None
-        for place, groups in enumerate(course.axes):
-            if place in course.named or not settings.debias_strength:
-                continue
+        settings = course.settings
+        axes = []
+        for groups in course.open_axes() if settings.debias_strength else []:
             held = [float(masses[ids].sum()) for ids in groups]
-            if max(held) - min(held) < settings.balance_gate:
-                continue
-            if shift is None:
-                shift = torch.zeros_like(masses)
-            boosts = equalising([max(mass, LEAST_MASS) for mass in held], settings.debias_strength)
-            for ids, boost in zip(groups, boosts.tolist()):
-                shift[ids] += boost
-        if shift is None:
+            # Of groups that cannot come next (cut by top_p, wrong by the grammar of the sentence) there is nothing to make.
+            there = [(ids, mass) for ids, mass in zip(groups, held) if mass >= LEAST_MASS]
+            if len(there) > 1 and max(held) - min(held) >= settings.balance_gate:
+                boosts = equalising([mass for _, mass in there], settings.debias_strength).tolist()
+                axes.append(([ids for ids, _ in there], boosts))
+        if not axes:
             return None
+        shift = torch.zeros_like(masses)
+        for groups, boosts in axes:
+            for ids, boost in zip(groups, boosts):
+                shift[ids] += boost
+        if len(axes) > 1 and settings.debias_strength == 1.0:
+            _fit(shift, masses, [groups for groups, _ in axes])
         change = Change.of(masses, shift)
         masses *= torch.exp(shift - change.log_norm)
         return change
@@ -251,6 +260,23 @@ class Steering:
         if not offsets or self.unembedding is None:
             return ()
         return list(self.unembedding.project(torch.stack(list(offsets))))
+
+
+def _fit(shift: torch.Tensor, masses: torch.Tensor, axes: Sequence[Sequence[torch.Tensor]]) -> None:
+    """Balance axes in turn until none moves, in place: they may share words ("girl" is young and female).
+
+    shift, masses  float32 [V]
+    """
+    for _ in range(SWEEPS):
+        largest = 0.0
+        for groups in axes:
+            held = [float((masses[ids] * torch.exp(shift[ids])).sum()) for ids in groups]
+            boosts = equalising(held).tolist()
+            largest = max(largest, *map(abs, boosts))
+            for ids, boost in zip(groups, boosts):
+                shift[ids] += boost
+        if largest < STILL:
+            return
 
 
 def _at(masses: torch.Tensor, tokens: np.ndarray) -> np.ndarray:

@@ -8,40 +8,36 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from decoding.adaptation.population import balanced, first_named, group_shares
+from decoding.adaptation.naming import named_first
+from decoding.adaptation.population import balanced, group_shares
 from grammars.errors import RequestError
 from samplers.population import effective_sample_size, normalise
-from tests.decoding.adaptation.test_steering import GENDER, LENGTH, SIZE, drawn, enumerated, settings
+from tests.decoding.adaptation.test_steering import GENDER, LENGTH, SIZE, VOCABULARY, drawn, enumerated, settings
 
 if TYPE_CHECKING:
     from decoding.engine import Engine
 
-AXIS = ("gender", {"female": (2,), "male": (1,)})
-AGE = ("age", {"young": (5,), "old": (6,), "middle": (7,)})
-
-
-def test_a_text_counts_for_the_group_it_names_first():
-    assert first_named([4, 2, 1], AXIS[1]) == 0
-    assert first_named([1, 2], AXIS[1]) == 1
-    assert first_named([4, 5], AXIS[1]) is None
+GROUPS = {"gender": ["female", "male"], "age": ["young", "old", "middle"]}
 
 
 def test_balanced_weights_are_the_nearest_law_with_equal_groups():
     """Against the definition: of all laws on these texts with equal groups none is nearer in KL (Lagrange conditions)."""
     rng = np.random.default_rng(2)
-    texts = [[int(x) for x in rng.integers(1, SIZE, 4)] for _ in range(60)]
+    labels = {
+        axis: [[None, *groups][k] for k in rng.integers(0, len(groups) + 1, 60)] for axis, groups in GROUPS.items()
+    }
     before = rng.normal(size=60) * 2
     before[7] = -math.inf
-    for axes in ([AXIS], [AGE], [AXIS, AGE]):
-        after = balanced(texts, before, axes)
+    for axes in (["gender"], ["age"], ["gender", "age"]):
+        named = {axis: labels[axis] for axis in axes}
+        after = balanced(named, before)
         alive = before > -math.inf
         assert np.logaddexp.reduce(after[alive]) == pytest.approx(np.logaddexp.reduce(before[alive]))
         assert after[7] == -math.inf
-        for name, groups in axes:
-            held = group_shares(texts, after, axes)[name]
-            np.testing.assert_allclose(list(held.values()), 1 / len(groups), atol=1e-6)
+        for axis, shares in group_shares(named, after, GROUPS).items():
+            np.testing.assert_allclose(list(shares.values()), 1 / len(GROUPS[axis]), atol=1e-6)
         # log(after / before) is a sum of one number for each group of each axis, and those of an axis sum to 0.
-        columns = [[first_named(text, groups) == g for text in texts] for _, groups in axes for g in range(len(groups))]
+        columns = [[label == group for label in named[axis]] for axis in axes for group in GROUPS[axis]]
         design = np.array([*columns, [True] * 60], dtype=float).T[alive]
         moved = after[alive] - before[alive]
         fitted, *_ = np.linalg.lstsq(design, moved, rcond=None)
@@ -50,9 +46,10 @@ def test_balanced_weights_are_the_nearest_law_with_equal_groups():
 
 def test_with_one_group_or_none_there_is_nothing_to_balance():
     log_weights = np.array([0.0, -1.0, -2.0])
-    assert balanced([[2], [2, 1], [4]], log_weights, [AXIS]) is log_weights
-    assert group_shares([[2], [2, 1], [4]], log_weights, [AXIS]) == {"gender": {"female": 1.0, "male": 0.0}}
-    assert group_shares([[4]], np.zeros(1), [AXIS]) == {"gender": {"female": 0.0, "male": 0.0}}
+    alone = {"gender": ["female", "female", None]}
+    assert balanced(alone, log_weights) is log_weights
+    assert group_shares(alone, log_weights, GROUPS) == {"gender": {"female": 1.0, "male": 0.0}}
+    assert group_shares({"gender": [None]}, np.zeros(1), GROUPS) == {"gender": {"female": 0.0, "male": 0.0}}
 
 
 def test_draws_from_the_balanced_law_of_a_token_are_weighted_for_p():
@@ -74,22 +71,23 @@ def test_draws_from_the_balanced_law_of_a_token_are_weighted_for_p():
 def test_a_population_comes_near_the_exact_fair_law():
     adapt = settings(detox=0, debias=[GENDER], adaptation={"balance": "population"})
     law = enumerated(settings(detox=0, debias=[GENDER], adaptation={"debias_strength": 0.0}))
-    axes = [(name, groups) for name, groups in adapt["debias"]]
+
+    def named(texts):
+        return named_first(texts, adapt["debias"], VOCABULARY, in_a_word=False)
+
     every = list(law)
-    fair = dict(
-        zip(every, normalise(balanced([list(text) for text in every], np.log([law[text] for text in every]), axes)))
-    )
+    fair = dict(zip(every, normalise(balanced(named(every), np.log([law[text] for text in every])))))
     texts, weights = drawn(adapt, 800)
-    found = normalise(balanced([list(text) for text in texts], np.log(weights), axes))
+    found = normalise(balanced(named(texts), np.log(weights)))
     for x in range(SIZE):
         exact = sum(mass for text, mass in fair.items() if text[:1] == (x,))
         told = sum(weight for text, weight in zip(texts, found) if text[:1] == (x,))
         # A share's standard error is at most 1 / (2 √ESS), and that of the two groups' masses adds as much again.
         assert abs(told - exact) <= 4.5 / math.sqrt(effective_sample_size(np.log(found)))
-    groups = [sum(mass for text, mass in fair.items() if first_named(text, axes[0][1]) == g) for g in (0, 1)]
-    plain = [sum(mass for text, mass in law.items() if first_named(text, axes[0][1]) == g) for g in (0, 1)]
-    assert groups[0] == pytest.approx(groups[1], abs=1e-6)
-    assert abs(plain[0] - plain[1]) > 0.05
+    before, after = (
+        group_shares(named(every), np.log(list(some.values())), GROUPS)["gender"]["male"] for some in (law, fair)
+    )
+    assert after == pytest.approx(0.5, abs=1e-6) and abs(before - 0.5) > 0.05
 
 
 @pytest.mark.engine
@@ -112,6 +110,11 @@ def test_the_engine_tells_and_balances_shares(engine: Engine):
         ({"debias": ["gender"], "particles": 1, "adaptation": {"balance": "population"}}, "several particles"),
         ({"detox": 1.0, "adaptation": {"balance": "population"}}, "name them there"),
         ({"debias": ["gender"], "adaptation": {"balance": "texts"}}, "one of token, population"),
+        (
+            {"debias": ["gender"], "adaptation": {"balance": "population"}, "until": {"vote": {}}},
+            "leave one of them out",
+        ),
+        ({"debias": ["gender"], "temperature": 1e-3}, "leaves one token"),
     ],
 )
 def test_what_cannot_be_balanced_is_refused(engine: Engine, options, said):

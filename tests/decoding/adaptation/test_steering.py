@@ -165,6 +165,34 @@ def test_groups_get_equal_mass_until_the_text_has_named_one():
     assert steered_law((5,), named)[2].balanced is None
 
 
+def changed_law(masses: list[float], adapt: dict) -> np.ndarray:
+    """What steering makes of a law given as masses of `TOKENS`, at a text's start."""
+    logits = torch.tensor([masses]).log()
+    law = torch.tensor([masses])
+    steering = Steering(VOCABULARY)
+    (outcome,) = steering.steer(logits, law, [0], [steering.begin(adapt, [])], np.ones(1), [0.0])
+    assert isinstance(outcome, Steered)
+    return law[0].numpy()
+
+
+@pytest.mark.parametrize("she", [0.0, 1e-4])
+def test_a_group_that_cannot_come_is_not_balanced_against(she: float):
+    """Cut by top_p, or wrong where the sentence stands: the group that is there is not driven out for it."""
+    masses = [0.0, 0.63, she, 0.1, 0.1, 0.17 - she, 0.0, 0.0]
+    np.testing.assert_allclose(changed_law(masses, settings(detox=0, debias=[GENDER])), masses, atol=1e-6)
+    balanced = changed_law([0.0, 0.63, 0.01, 0.1, 0.1, 0.16, 0.0, 0.0], settings(detox=0, debias=[GENDER]))
+    assert balanced[1] == pytest.approx(balanced[2], rel=1e-4)
+
+
+def test_axes_that_share_words_are_all_balanced():
+    """As "girl" is female and young: both axes come out even at once."""
+    gender = {"name": "gender", "groups": {"female": ["she", "good"], "male": ["he", "dog"]}}
+    age = {"name": "age", "groups": {"young": ["she", "dog"], "old": ["he", "good"]}}
+    law = changed_law([0.0, 0.3, 0.2, 0.2, 0.05, 0.1, 0.15, 0.0], settings(detox=0, debias=[gender, age]))
+    he, she, good, dog = law[[1, 2, 4, 5]]
+    assert she + good == pytest.approx(he + dog, rel=1e-3) and she + dog == pytest.approx(he + good, rel=1e-3)
+
+
 def test_strength_zero_is_refused_settings_and_no_adaptation():
     assert adaptation_of({"detox": 0.0, "debias": []}) is None
     with pytest.raises(RequestError, match="would do nothing"):
@@ -263,7 +291,7 @@ def test_a_row_that_was_taken_up_again_goes_on_as_before():
             step_by_step.advance([token])
         at_once = steering.begin(adapt, tokens)
         assert isinstance(at_once, Course)
-        assert at_once.named == step_by_step.named
+        assert at_once.naming.first == step_by_step.naming.first
         assert at_once.reader is not None and step_by_step.reader is not None
         assert at_once.reader.log_odds == step_by_step.reader.log_odds
 
