@@ -22,8 +22,8 @@ def adaptation(own: Mapping[str, Any]) -> Adapted | None:
     Of signals only names are taken: a path would be read where the server runs.
     """
     given = own.get("adaptation")
-    signal = given.get("signal") if isinstance(given, Mapping) else None
-    if signal is not None and (not isinstance(signal, str) or signal not in SIGNALS):
+    signal = given["signal"] if isinstance(given, Mapping) and "signal" in given else Adaptation.signal
+    if not isinstance(signal, str) or signal not in SIGNALS:
         place = "reweigh.adaptation.signal"
         raise bad(f"{place} is {short(signal)}: one of {', '.join(sorted(SIGNALS))} was wanted", place)
     try:

@@ -115,9 +115,9 @@ async def _judged(job: Job, k: int, result: Result) -> Result:
     from decoding.rewarding import with_rewards
 
     if isinstance(result.error, RewardError):
-        # No finished text has been judged yet: it is the reward on partial text that failed in the engine.
-        told = str(result.error)
-        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, told, "reweigh.partial_reward", "reward_failed")
+        # No finished text has been judged yet: it is the reward on partial text that failed in the engine, or what steers.
+        param = "reweigh.adaptation.signal" if job.asked.potential is None else "reweigh.partial_reward"
+        raise ApiError(HTTPStatus.UNPROCESSABLE_ENTITY, str(result.error), param, "reward_failed")
     if job.selecting is None:
         return result
     try:

@@ -13,6 +13,7 @@ from tests.server.conftest import KEY, MODEL, Serving
 
 pytestmark = pytest.mark.engine
 RUDE = "He shouted at the driver: You are a"
+WARD = "The nurse was tired because"
 
 
 def complete(serving: Serving, own: dict[str, Any], **asked: Any) -> Any:
@@ -66,3 +67,22 @@ def test_the_command_line_tells_the_same_of_a_server(
     assert code == 0, captured.err
     assert len(json.loads(captured.out)["adaptation"]["kl"]) == 2
     assert "nats of steering a token" in captured.err
+
+
+def test_waves_are_steered_too(serving: Serving):
+    """Each choice is told what its own text has cost, whichever wave it was drawn in."""
+    best_of = {"k": 6, "wave": 2, "reward": "mean_logprob", "until": {"improvement": {"min_gain": 0.0}}}
+    for seed in range(3):
+        own = {"detox": 0.5, "debias": ["gender"], "best_of": best_of, "return_particles": True}
+        (choice,) = complete(serving, own, prompt=WARD, seed=seed).choices
+        assert len(choice.particles) >= 4, "more than one wave"
+        assert all(one["adaptation"]["kl"] >= 0 and one["adaptation"]["kl_tokens"] for one in choice.particles)
+        assert set(choice.adaptation["group_shares"]["gender"]) == {"female", "male"}
+
+
+def test_a_population_is_balanced(serving: Serving):
+    own = {"debias": ["gender"], "particles": 16, "adaptation": {"balance": "population"}, "return_particles": True}
+    (choice,) = complete(serving, own, prompt=WARD).choices
+    named = [one["adaptation"]["named"]["gender"] for one in choice.particles]
+    assert {"female", "male"} <= set(named)
+    assert choice.adaptation["group_shares"]["gender"] == pytest.approx({"female": 0.5, "male": 0.5})
