@@ -93,6 +93,9 @@ class Dialect:
     values_column: tuple[str, int] | None = None
     row_subquery: bool = True  # (a, b) = (SELECT ...)
     window_in_order: bool = True  # ORDER BY may use a window of WINDOW
+    # What no other has: one table in brackets; a name or USING after joins in brackets; (a, b) BETWEEN and (a, b) IS;
+    # a frame after the name of a window, or without ORDER BY; 1. as a number; numbers in ORDER BY that count no column.
+    lenient: bool = False
     joins_operators: bool = False  # characters of operators side by side are one operator: 1 %-2 calls %-
 
     @cached_property
@@ -150,7 +153,7 @@ DIALECTS = {
             "sqlite", "sqlite", '"`', True, False, False, True, False, ("like", "glob"), False, True, True, True, False, ("union",),
             ("integer", "int", "real", "numeric", "text", "blob", "float", "double", "date", "datetime", "varchar", "decimal"),
             f"{_WINDOW} {_COMMON} {_SQLITE}", OPERAND_WORDS | _words(_RESERVED_SQLITE),
-            brackets=True, values_column=("column", 1),
+            brackets=True, values_column=("column", 1), lenient=True,
         ),
         Dialect(
             "postgresql", "postgres", '"', False, True, True, True, True, ("like", "ilike"), True, False, False, True, False,

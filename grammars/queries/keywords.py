@@ -18,6 +18,8 @@ from grammars.queries.scope import (
     WINDOW,
     Frame,
     Query,
+    apart,
+    is_alone,
     is_ambiguous,
     wants_one_table,
     with_query,
@@ -185,7 +187,7 @@ def _from(reader: Reader, frame: Frame, word: str) -> Frame | None:
 def _join_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     """LEFT, INNER, CROSS, NATURAL, JOIN: the source before it is settled, and after JOIN another comes."""
     settled = reader.joined(frame)
-    if settled is None or wants_one_table(settled.query):
+    if settled is None or wants_one_table(settled.query) or is_alone(frame.query):
         return None
     settled = with_query(settled, clause="on")
     if word in ("natural", "cross"):
@@ -204,6 +206,7 @@ def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
     settled = _joined(reader, frame)
     if settled is None:
         return None
+    settled = apart(settled)
     if is_ambiguous(settled.query):
         return None
     return with_query(settled, clause="on").but(expect=OPERAND, left=-1, comparing=0, last="")
@@ -211,7 +214,7 @@ def _on(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 def _using_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     settled = _joined(reader, frame)
-    if settled is None or frame.last == "bracket" or not reader.shared(settled):
+    if settled is None or (frame.last == "bracket" and not reader.names.dialect.lenient) or not reader.shared(settled):
         return None
     return with_query(settled, clause="on").but(expect=AFTER, last="using")
 
@@ -226,7 +229,13 @@ def _where(reader: Reader, frame: Frame, word: str) -> Frame | None:
 def _group_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
     """GROUP, ORDER, PARTITION: what follows BY is another list of expressions."""
     if frame.kind == "over":
-        return frame.but(last=word, expect=AFTER)
+        return (
+            reader.part_of_window(frame.but(last=word, expect=AFTER), "ordered")
+            if word == "order"
+            else frame.but(last=word, expect=AFTER)
+        )
+    if frame.kind != "query":
+        return frame
     found = reader.end_from(frame) if word == "group" else reader.end_core(frame)
     return found and with_query(found, clause=word).but(expect=AFTER, last=word)
 
@@ -257,7 +266,7 @@ def _set_operation(reader: Reader, frame: Frame, word: str) -> Frame | None:
     nothing: dict[str, int] = {}
     return with_query(
         ended, clause="begin", sources=(), merged=frozenset(), outputs=(), item=None, aliases=nothing, width=None,
-        arms=query.arms + 1, windows=frozenset(), foreseen=frozenset(),
+        arms=query.arms + 1, groups=(), windows={}, foreseen={},
     ).but(expect=OPERAND, left=-1, comparing=0, last="")  # fmt: skip
 
 
@@ -272,7 +281,7 @@ def _over(reader: Reader, frame: Frame, word: str) -> Frame | None:
 
 
 def _frame_word(reader: Reader, frame: Frame, word: str) -> Frame | None:
-    return frame.but(expect=NOTHING)
+    return reader.part_of_window(frame.but(expect=NOTHING), "framed") if frame.kind == "over" else frame
 
 
 HANDLERS: dict[str, Handler] = {

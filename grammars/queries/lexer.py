@@ -58,7 +58,8 @@ def is_closed(lexeme: Lexeme) -> bool:
         return lexeme.text.endswith(b"]")
     if lexeme.kind in (STRING, QUOTED):
         return len(lexeme.text) > 1 and lexeme.text.count(lexeme.text[:1]) % 2 == 0
-    return not (lexeme.kind == NUMBER and not lexeme.text[-1:].isdigit())
+    # Where no number may end in a dot, the grammar has refused it.
+    return lexeme.kind != NUMBER or lexeme.text[-1:] not in (b"e", b"E", b"+", b"-")
 
 
 def unquoted(text: bytes) -> bytes:

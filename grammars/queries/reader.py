@@ -30,6 +30,7 @@ from grammars.queries.scope import (
     NAME,
     NOTHING,
     OPERAND,
+    STORED,
     TABLE,
     TYPE,
     USING,
@@ -40,10 +41,14 @@ from grammars.queries.scope import (
     Query,
     Relation,
     Source,
+    Window,
+    apart,
     candidates,
+    closed_bracket,
     ctes_in_scope,
     hopes_for_names,
     innermost_query,
+    is_alone,
     is_ambiguous,
     look_up,
     orders_result,
@@ -69,6 +74,10 @@ _AFTER_SOURCE = (_AFTER_ITEM - {"from"}) | _JOINING | {"as", "on", "using", "whe
 _AFTER_JOIN = _AFTER_SOURCE - {"as", "on", "using"}
 _AFTER_BRACKET = _AFTER_SOURCE - {"as", "using"}
 _AFTER_ROW = frozenset(["in", "not"])
+_AFTER_ROW_LENIENT = _AFTER_ROW | {"between", "is"}
+# The operators whose right side is a row, or a query of one, where the left side is.
+_ROW_OPERATORS = frozenset(["compare", "between", "is", "not"])
+_IN_WINDOW = frozenset(["partition", "order", "rows", "range", "groups"])
 _AFTER_VALUES = frozenset(["union", "intersect", "except"])
 _AFTER_WINDOW = _AFTER_ITEM - {"from"}
 _BY = frozenset(["by"])
@@ -81,8 +90,8 @@ _AFTER_NESTED = frozenset(KEYWORDS)
 # What `last` is where an operand has just been read.
 _OPERANDS = frozenset(["operand", "aggregate call", "distinct call", "scalar", "either", "window", "type"])
 # Whether these may come is for their handlers to say as well.
-_JUDGED_NESTED = frozenset(["over", "filter"])
-_JUDGED = CLAUSE_WORDS | _JUDGED_NESTED | {"on"}
+_JUDGED_NESTED = frozenset(["over", "filter"]) | (_IN_WINDOW - {"partition"})
+_JUDGED = CLAUSE_WORDS | {"on", "over", "filter"}
 _SOURCE_WORDS = frozenset([b"select", b"values"])
 # Characters of an alias that a column is given without AS.
 BARE_COLUMN_ALIAS = 4
@@ -106,6 +115,8 @@ class Reader:
             {"extract", "interval"} if names.dialect.casts else set()
         )
         self._operand_words = tuple(sorted(words))
+        self._after_row = _AFTER_ROW_LENIENT if names.dialect.lenient else _AFTER_ROW
+        self._after_bracket = _AFTER_BRACKET | {"as", "using"} if names.dialect.lenient else _AFTER_BRACKET
         self._query_words = ("select", "values") if names.dialect.values_column is not None else ("select",)
 
     def feed(self, frame: Frame, begun: bytes, data: bytes) -> tuple[Frame, bytes] | None:
@@ -172,9 +183,9 @@ class Reader:
             if low in _BEGINNINGS and follower != b".":
                 return HANDLERS[low](self, frame, low) if self._may_be_word(frame, low, begun=False) else None
             return self._name(frame, low, follower, False)
-        if expect == WINDOW:
+        if expect == WINDOW and not (frame.kind == "over" and low in KEYWORDS):
             return self._window(frame, low)
-        if expect == AFTER and low in KEYWORDS:
+        if expect in (AFTER, WINDOW) and low in KEYWORDS:
             if _is_result_ordered(frame) and frame.last != "order" and low not in _AFTER_RESULT:
                 return None
             return HANDLERS[low](self, frame, low)
@@ -211,11 +222,16 @@ class Reader:
         expect = frame.expect
         if expect == OPERAND:
             if follower == b".":
-                if self._may_qualify(frame, name, begun=False, quoted=quoted):
-                    return frame.but(qualifier=name)
-                return None
+                stands = self._may_qualify(frame, name, begun=False, quoted=quoted)
+                return frame.but(qualifier=name) if stands or self._may_be_schema(frame, name, begun=False) else None
             return self._column(frame, None, name)
         if expect == COLUMN:
+            if follower == b".":
+                # What stands before the first dot is the schema.
+                stands = frame.qualifier == self.names.namespace and self._may_qualify(
+                    frame, name, begun=False, quoted=quoted, stored=True
+                )
+                return frame.but(qualifier=STORED + name) if stands else None
             return self._column(frame, frame.qualifier, name)
         if expect == WINDOW:
             return self._window(frame, name)
@@ -225,7 +241,7 @@ class Reader:
             relation = self.names.tables.get(name) if frame.qualifier else relation_named(frame, self.names, name)
             if relation is None or not _may_join(frame.query, relation):
                 return None
-            return with_query(frame, sources=(*frame.query.sources, Source(name, relation))).but(
+            return with_query(frame, sources=(*frame.query.sources, Source(name, relation)), bracket=1).but(
                 expect=AFTER, last="source", qualifier=None
             )
         if expect == CTE:
@@ -249,14 +265,33 @@ class Reader:
             return with_query(frame, item=Output(name, kinds), aliases={**query.aliases, name: kinds}).but(
                 expect=NOTHING, last="alias"
             )
-        *others, last = (*query.outside, *query.sources)
+        others, named = self._to_be_named(frame)
+        called = Source(name, named)
         if self._is_taken(frame, name) or any(other.alias == name for other in others):
             return None
-        if any(ref.qualifier == name and not last.relation.kinds(ref.name) for ref in query.pending):
+        if any(ref.is_missed_by(called) for ref in query.pending):
             return None
-        return with_query(frame, sources=(*query.sources[:-1], Source(name, last.relation))).but(
-            expect=NOTHING, last="alias"
-        )
+        if frame.last == "bracket":
+            if any(output.star and output.name == name for output in query.outputs):
+                return None
+            before, within = query.sources[: -query.bracket], query.sources[-query.bracket :]
+            # Nothing is known outside by the name of a bracket within this one.
+            groups = (*query.groups, called) if before else (called,)
+            changed = with_query(frame, sources=(*before, *closed_bracket(within)), groups=groups)
+        else:
+            changed = with_query(frame, sources=(*query.sources[:-1], called))
+        return changed.but(expect=NOTHING, last="alias")
+
+    def _to_be_named(self, frame: Frame) -> tuple[list[Source], Relation]:
+        """What FROM has beside what an alias would name, and that: the newest source, or all those of a bracket just closed."""
+        query = frame.query
+        if frame.last != "bracket":
+            *others, newest = (*query.outside, *query.groups, *query.sources)
+            return others, newest.relation
+        columns: dict[str, int] = {}
+        for source in query.sources[-query.bracket :]:
+            columns = {**source.relation.columns, **columns}
+        return [*query.outside, *query.groups, *query.sources], Relation("", columns, len(columns))
 
     def _column(self, frame: Frame, qualifier: str | None, name: str) -> Frame | None:
         found = refer(frame, self.names, qualifier, name)
@@ -268,25 +303,70 @@ class Reader:
     def _window(self, frame: Frame, name: str) -> Frame | None:
         """The name of a window: one that WINDOW defines, or will."""
         query = frame.query
-        if query.clause == "window":
-            if name in query.windows:
-                return None
-            defined = with_query(frame, windows=query.windows | {name}, foreseen=query.foreseen - {name})
-            return defined.but(expect=AFTER, last="window name")
+        if query.clause == "window" and frame.kind != "over":
+            return None if name in query.windows else frame.but(expect=AFTER, last="window name", qualifier=name)
         if not self._may_be_window(frame, name, begun=False):
             return None
-        if query.clause == "items":
-            frame = with_query(frame, foreseen=query.foreseen | {name})
-        return frame.but(expect=AFTER, last="operand")
+        if frame.kind == "over":
+            # The window begins with another one, which has no frame.
+            frame = self._foresee(frame, name, framed=True)
+            return frame.but(window=Window(name), expect=AFTER, last="window base")
+        return self._foresee(frame, name).but(expect=AFTER, last="operand")
+
+    def _foresee(self, frame: Frame, name: str, ordered: bool = False, framed: bool = False) -> Frame:
+        """WINDOW has to define what the select list uses, without the parts that it may not have."""
+        query = frame.query
+        if query.clause != "items":
+            return frame
+        known = query.foreseen.get(name, Window())
+        may_not = Window("", known.ordered or ordered, known.framed or framed)
+        return with_query(frame, foreseen={**query.foreseen, name: may_not})
+
+    def part_of_window(self, frame: Frame, part: str) -> Frame | None:
+        """Within the brackets of a window ORDER BY begins, or a frame."""
+        query, window = frame.query, frame.window
+        if getattr(self._asked_of_window(frame), part):
+            return None
+        if window.base and part == "ordered":
+            if query.windows.get(window.base, Window()).ordered:
+                return None
+            frame = self._foresee(frame, window.base, ordered=True)
+        return frame.but(window=Window(window.base, window.ordered or part == "ordered", part == "framed"))
+
+    def _asked_of_window(self, frame: Frame) -> Window:
+        """What the window that WINDOW defines here may not have, as OVER has used it before."""
+        up = frame.up
+        assert up is not None
+        if up.last != "window as":
+            return Window()
+        assert up.qualifier is not None
+        return frame.query.foreseen.get(up.qualifier, Window())
+
+    def _close_window(self, frame: Frame, up: Frame) -> Frame:
+        if up.last == "window as":
+            query, name, window = frame.query, up.qualifier, frame.window
+            assert name is not None
+            ordered = window.ordered or query.windows.get(window.base, Window()).ordered
+            foreseen = {other: asked for other, asked in query.foreseen.items() if other != name}
+            up = with_query(up, windows={**query.windows, name: Window("", ordered, window.framed)}, foreseen=foreseen)
+        return up.but(expect=AFTER, last="operand", qualifier=None)
 
     def _may_be_window(self, frame: Frame, name: str, begun: bool) -> bool:
         """Whether OVER may be followed by this name: any that FROM's WINDOW may define, after it those that it has."""
         query = frame.query
-        if query.clause != "order":
+        if frame.kind != "over" and query.clause == "window":
             return True
-        if not self.names.dialect.window_in_order:
+        if query.clause == "items":
+            return True
+        if query.clause == "order" and not self.names.dialect.window_in_order:
             return False
-        return any(known.startswith(name) if begun else known == name for known in query.windows)
+        ordered = self._asked_of_window(frame).ordered if frame.kind == "over" else False
+        return any(
+            (known.startswith(name) if begun else known == name)
+            and not (frame.kind == "over" and window.framed)
+            and not (ordered and window.ordered)
+            for known, window in query.windows.items()
+        )
 
     def _using(self, frame: Frame, name: str) -> Frame | None:
         """A column that both sides of the join have."""
@@ -297,23 +377,38 @@ class Reader:
         return with_query(frame, merged=query.merged | {name}).but(expect=AFTER)
 
     def shared(self, frame: Frame) -> set[str]:
-        """The columns that the newest source has in common with those before it, where they are not ambiguous."""
-        *left, right = frame.query.sources
-        before = _only(frame.query, left)
-        return {name for name in right.relation.columns if look_up(before, None, name) > 0}
+        """The columns that what came last in FROM has in common with what came before it, where they are not ambiguous."""
+        query = frame.query
+        before, newest = (
+            _only(query, sources) for sources in (query.sources[: -query.bracket], query.sources[-query.bracket :])
+        )
+        return {
+            name
+            for source in newest.sources
+            for name in source.relation.columns
+            if look_up(newest, None, name) > 0 and look_up(before, None, name) > 0
+        }
 
     def _number(self, frame: Frame, text: bytes) -> Frame | None:
         if frame.expect == NOTHING:
             return frame
-        if not self._may_count(frame, text):
+        if not self._may_count(frame, text, begun=False):
             return None
         return self.operand(frame, NUMBER)
 
-    def _may_count(self, frame: Frame, text: bytes) -> bool:
-        """Whether a number may stand here: one that begins a term of ORDER BY or GROUP BY counts the columns of the result."""
+    def _may_count(self, frame: Frame, text: bytes, begun: bool) -> bool:
+        """Whether a number may stand here: one that begins a term of ORDER BY or GROUP BY counts the columns of the result.
+
+        In SQLite it does so where it is whole and has 32 bits, and else is a value like any other.
+        """
         query = frame.query
         if frame.kind == "query" and frame.left < 0 and query.clause in ("order", "group") and query.width is not None:
-            return frame.last != "sign" and text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
+            if not self.names.dialect.lenient or _is_result_ordered(frame):
+                return (
+                    frame.last != "sign" and text.isdigit() and not text.startswith(b"0") and int(text) <= query.width
+                )
+            if text.isdigit() and not begun and int(text) < 1 << 31:
+                return frame.last != "sign" and 1 <= int(text) <= query.width
         return self._fits(frame, NUMBER)
 
     def operand(self, frame: Frame, kinds: int, name: str = "") -> Frame | None:
@@ -463,7 +558,7 @@ class Reader:
                 return ended.but(expect=OPERAND, left=-1, comparing=0, last="")
             case "from" | "on":
                 settled = self.joined(frame)
-                if settled is None or wants_one_table(settled.query):
+                if settled is None or wants_one_table(settled.query) or is_alone(frame.query):
                     return None
                 return with_query(settled, clause="from").but(expect=TABLE, left=-1, comparing=0)
             case "with":
@@ -502,7 +597,7 @@ class Reader:
             case "values":
                 return Frame(frame, "row", OPERAND, query, comparing=max(frame.row[:1], default=0)).but(row=frame.row)
             case "over" | "window as":
-                return Frame(frame, "over", AFTER, query)
+                return Frame(frame, "over", WINDOW, query)
             case "filter":
                 return Frame(frame, "filter", AFTER, query)
             case "using":
@@ -517,10 +612,11 @@ class Reader:
         """Joins in brackets, where a bracket after FROM holds no query. ON sees what is within."""
         up = frame.up
         assert up is not None
-        if up.query.join == "natural":
-            return None
         query = up.query
-        inside = Query("joins", "from", pending=query.pending, outside=(*query.outside, *query.sources))
+        if query.join == "natural" and not self.names.dialect.lenient:
+            return None
+        outside = (*query.outside, *query.called)
+        inside = Query("joins", "from", join=query.join, pending=query.pending, outside=outside)
         return Frame(up, "query", TABLE, inside)
 
     def _close_row(self, frame: Frame, up: Frame) -> Frame | None:
@@ -541,7 +637,7 @@ class Reader:
             return self.no_item(up.but(expect=AFTER, left=ANY, holds=holds, comparing=0, row=cells, last="row"))
         if up.kind == "list":
             return up.but(expect=AFTER, left=ANY, holds=holds, last="operand")
-        return up.but(expect=AFTER, left=ANY, holds=holds, row=(), last="operand")
+        return up.but(expect=AFTER, left=ANY, holds=holds, row=up.row if up.between else (), last="operand")
 
     def _close(self, frame: Frame) -> Frame | None:
         up = frame.up
@@ -560,7 +656,9 @@ class Reader:
                 return up.but(expect=AFTER, last="aggregate call")
             case "using":
                 return up.but(expect=AFTER, last="joined")
-            case "over" | "type":
+            case "over":
+                return self._close_window(frame, up)
+            case "type":
                 return up.but(expect=AFTER, last="operand")
         holds = up.holds or frame.holds
         match frame.kind:
@@ -598,15 +696,13 @@ class Reader:
             return None
         query, up = ended.query, ended.up
         assert up is not None
-        up = up.but(row=()) if query.role in ("in", "scalar") else up
+        up = up.but(row=()) if query.role in ("in", "scalar") and not up.between else up
         match query.role:
             case "joins":
-                sources, merged = (*up.query.sources, *query.sources), up.query.merged | query.merged
-                joined = with_query(up, sources=sources, merged=merged, pending=query.pending)
-                return joined.but(expect=AFTER, last="bracket")
+                return self._close_joins(query, up)
             case "derived":
                 source = Source("", relation_of(query, ""))
-                return with_query(up, sources=(*up.query.sources, source)).but(expect=AFTER, last="source")
+                return with_query(up, sources=(*up.query.sources, source), bracket=1).but(expect=AFTER, last="source")
             case "cte":
                 if up.query.cte_columns and len(up.query.cte_columns) != _width(query):
                     return None
@@ -619,6 +715,17 @@ class Reader:
         if query.role == "in":
             return up.but(expect=AFTER, left=ANY, last="operand")
         return self.operand(up, _first_kinds(query))
+
+    def _close_joins(self, query: Query, up: Frame) -> Frame:
+        """The sources of a bracket beside those before it; a single one in brackets is like one without."""
+        sources, groups = query.sources, query.groups
+        if up.query.sources and self.names.dialect.lenient:
+            sources, groups = closed_bracket(sources), ()
+        joined = with_query(
+            up, sources=(*up.query.sources, *sources), groups=(*up.query.groups, *groups), bracket=len(sources),
+            merged=up.query.merged | query.merged, pending=query.pending,
+        )  # fmt: skip
+        return joined.but(expect=AFTER, last="source" if len(sources) == 1 else "bracket", qualifier=None)
 
     def fits_outside(self, frame: Frame) -> bool:
         """Whether the first column of a sub-query that is compared is of a kind to be compared with."""
@@ -641,16 +748,16 @@ class Reader:
         query = frame.query
         if query.clause != "from":
             return frame
-        *others, newest = (*query.outside, *query.sources)
+        *others, newest = (*query.outside, *query.groups, *query.sources)
         alias = newest.alias
         if alias and any(other.alias == alias for other in others):
             return None
         if not alias and self.names.dialect.derived_alias_required:
             return None
-        if any(ref.qualifier == alias and not newest.relation.kinds(ref.name) for ref in query.pending):
+        if any(ref.is_missed_by(newest) for ref in query.pending):
             return None
         if query.join == "natural":
-            if not _may_join(_only(query, list(query.sources[:-1])), newest.relation):
+            if not _may_join(_only(query, query.sources[:-1]), newest.relation):
                 return None
             frame = with_query(frame, merged=query.merged | self.shared(frame))
         return with_query(frame, join="")
@@ -658,7 +765,11 @@ class Reader:
     def joined(self, frame: Frame) -> Frame | None:
         """The same once no condition can join the newest source any more: what the select list names is not ambiguous."""
         settled = self.settled(frame)
-        return None if settled is None or is_ambiguous(settled.query) else settled
+        if settled is None:
+            return None
+        if frame.query.clause == "from" and frame.query.join != "natural":
+            settled = apart(settled)
+        return None if is_ambiguous(settled.query) else settled
 
     def end_from(self, frame: Frame) -> Frame | None:
         """FROM is whole, or there was none: everything named in the select list is found."""
@@ -692,7 +803,8 @@ class Reader:
         if frame.kind != "query" or frame.query.clause in ("begin", "with"):
             return None
         if frame.query.role == "joins":
-            return self.joined(frame)
+            # USING may still come after a single one, and make one column of two.
+            return self.settled(frame) if len(frame.query.sources) == 1 else self.joined(frame)
         return frame if frame.query.clause in ("order", "limit", "end") else self.end_core(frame)
 
     # Lexemes that have only begun
@@ -714,6 +826,8 @@ class Reader:
         if lexeme.kind == WORD:
             word = self.names.key(text, False)
             if expect == WINDOW:
+                if frame.kind == "over" and self._may_go_on(frame, word, _IN_WINDOW):
+                    return True
                 return self._may_be_window(frame, word, begun=True)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 return self._may_be_named(frame, word, quoted=False)
@@ -743,7 +857,7 @@ class Reader:
                     frame, self.names.key(unquoted(text), True), quoted=True, bracketed=text.startswith(b"[")
                 )
         elif lexeme.kind == NUMERAL:
-            return expect == NOTHING or self._may_count(frame, text.rstrip(b".eE+-"))
+            return expect == NOTHING or self._may_count(frame, text, begun=True)
         elif lexeme.kind == STRING:
             return self._fits(frame, self._string_kinds(unquoted(text), closed=is_closed(lexeme)))
         return True
@@ -773,11 +887,11 @@ class Reader:
         if last == "joined":
             return _AFTER_JOIN
         if frame.query.role == "joins" and clause == "from":
-            return (_JOINING | {"as", "on", "using"}) & (_AFTER_BRACKET if last == "bracket" else _AFTER_SOURCE)
+            return (_JOINING | {"as", "on", "using"}) & (self._after_bracket if last == "bracket" else _AFTER_SOURCE)
         if last == "bracket":
-            return _AFTER_BRACKET
+            return self._after_bracket
         if last == "row":
-            return _AFTER_ROW
+            return self._after_row
         if clause == "values":
             return _AFTER_VALUES
         if clause == "window" and last == "operand":
@@ -795,26 +909,28 @@ class Reader:
         query = frame.query
         if (
             query.clause not in ("items", "from")
-            or frame.last in ("alias", "bracket")
+            or frame.last == "alias"
+            or (frame.last == "bracket" and not self.names.dialect.lenient)
             or any(map(word.startswith, CLAUSE_WORDS))
         ):
             return False
         if query.clause == "items":
             longest = max(BARE_COLUMN_ALIAS, self.names.forward_alias)
             return len(word) < longest or (len(word) == longest and word not in self.names.reserved)
-        used = {ref.qualifier for ref in query.pending if ref.qualifier is not None}
+        used = {ref.qualifier.removeprefix(STORED) for ref in query.pending if ref.qualifier is not None}
         if any(alias.startswith(word) if begun else alias == word for alias in used):
             return True
-        return self.names.may_be_alias(word, [query.sources[-1].relation.name], begun)
+        named = query.sources[-query.bracket :]
+        return self.names.may_be_alias(word, [source.relation.name for source in named], begun)
 
     def _is_taken(self, frame: Frame, alias: str) -> bool:
         """Whether an alias, or a beginning of it that ends in a digit, cannot be the newest source's: T1 is not made T12 of."""
-        *others, newest = (*frame.query.outside, *frame.query.sources)
+        others, named = self._to_be_named(frame)
         for end in range(2, len(alias) + 1):
             begun = alias[:end]
             if begun[-1].isdigit() and (
                 any(other.alias == begun for other in others)
-                or any(ref.qualifier == begun and not newest.relation.kinds(ref.name) for ref in frame.query.pending)
+                or any(ref.is_missed_by(Source(begun, named)) for ref in frame.query.pending)
             ):
                 return True
         return False
@@ -832,7 +948,7 @@ class Reader:
             case "paren" if begins:
                 return ("select", *self._operand_words)
             case "row" if (
-                begins and not frame.cells and frame.row and frame.up is not None and frame.up.last == "compare"
+                begins and not frame.cells and frame.row and frame.up is not None and frame.up.last in _ROW_OPERATORS
             ):
                 return ("select", *self._operand_words)
             case "call" if begins and frame.commas == 0 and not frame.distinct:
@@ -862,6 +978,13 @@ class Reader:
             return False
         return any(_may_join(frame.query, relation) for relation in self.names.tables.values())
 
+    def _may_be_schema(self, frame: Frame, name: str, begun: bool) -> bool:
+        """Whether a column may be named with its table and the schema that is in."""
+        whole = self.names.namespace
+        if not whole or (not whole.startswith(name) if begun else whole != name):
+            return False
+        return hopes_for_names(frame) or any(True for _ in qualifiers(frame, self.names, stored=True))
+
     def _may_be_named(self, frame: Frame, key: str, quoted: bool, bracketed: bool = False) -> bool:
         names, expect = self.names, frame.expect
 
@@ -886,7 +1009,12 @@ class Reader:
                 for name, kinds in candidates(frame, names, frame.qualifier)
             ):
                 return True
-            own = frame.qualifier in names.tables
+            assert frame.qualifier is not None
+            if frame.qualifier == names.namespace and self._may_qualify(
+                frame, key, begun=True, quoted=quoted, stored=True
+            ):
+                return True
+            own = frame.qualifier.removeprefix(STORED) in names.tables
             return not own and whole_length(key) <= names.forward_column and hopes_for_names(frame)
         if not quoted:
             if self._may_be_word(frame, key, begun=True):
@@ -900,17 +1028,22 @@ class Reader:
             return True
         if hopes_for_names(frame) and whole_length(key) <= names.forward_column:
             return True
+        if self._may_be_schema(frame, key, begun=True) and (quoted or names.is_unquoted(names.namespace)):
+            return True
         return self._may_qualify(frame, key, begun=True, quoted=quoted)
 
-    def _may_qualify(self, frame: Frame, name: str, begun: bool, quoted: bool) -> bool:
-        known = qualifiers(frame, self.names)
+    def _may_qualify(self, frame: Frame, name: str, begun: bool, quoted: bool, stored: bool = False) -> bool:
+        """Whether a name may stand before a dot; stored: after the schema's, so that it has to be of a table or view."""
+        known = qualifiers(frame, self.names, stored)
         if any(
             one.startswith(name) and (quoted or self.names.is_unquoted(one)) if begun else one == name for one in known
         ):
             return True
         if not hopes_for_names(frame):
             return False
-        relations = [*self.names.tables, *(relation.name for relation in ctes_in_scope(frame))]
+        relations = [*self.names.tables]
+        if not stored:
+            relations += (relation.name for relation in ctes_in_scope(frame))
         return self.names.may_be_alias(name, relations, begun)
 
 
@@ -954,10 +1087,10 @@ def _takes_nothing(frame: Frame) -> bool:
     return frame.function is not None and frame.function.most == 0
 
 
-def _only(query: Query, sources: list[Source]) -> Query:
+def _only(query: Query, sources: tuple[Source, ...]) -> Query:
     from dataclasses import replace
 
-    return replace(query, sources=tuple(sources))
+    return replace(query, sources=sources)
 
 
 def _width(query: Query) -> int:

@@ -10,6 +10,8 @@ from grammars.queries.dialect import NOT_ALIASES, Dialect, Function
 from grammars.queries.schema import ANY, NUMBER, Schema
 from grammars.queries.syntax import ROWIDS, usable_unquoted
 
+# Before a qualifier that was written with its schema, main.singer: only a table or view itself is meant. No name begins so.
+STORED = "\0"
 # What a frame waits for.
 OPERAND, AFTER, TABLE, NAME, COLUMN, TYPE, CTE, USING, WINDOW, NOTHING = range(10)
 
@@ -19,12 +21,14 @@ class Relation(NamedTuple):
 
     width   counts the unnamed columns too
     rowids  what names its rows' key beside the columns: no star and no join by name takes it for one
+    stored  whether it is a table or view of the database's
     """
 
     name: str
     columns: Mapping[str, int]  # key -> kinds
     width: int
     rowids: tuple[str, ...] = ()
+    stored: bool = False
 
     def kinds(self, name: str) -> int:
         """The kinds of what a name means here, 0 where it means nothing."""
@@ -41,12 +45,35 @@ class Source(NamedTuple):
     alias: str
     relation: Relation
 
+    def is_called(self, qualifier: str) -> bool:
+        if qualifier.startswith(STORED):
+            return self.relation.stored and qualifier[1:] == self.alias
+        return qualifier == self.alias
+
 
 class Reference(NamedTuple):
     """A column that was named before FROM said what there is."""
 
     qualifier: str | None
     name: str
+
+    def means(self, alias: str) -> bool:
+        """Whether it is a column of what FROM calls so."""
+        return self.qualifier is not None and self.qualifier.removeprefix(STORED) == alias
+
+    def is_missed_by(self, source: Source) -> bool:
+        """Whether it is a column of what FROM calls like this source, and that has none of its name."""
+        if self.qualifier is None or not self.means(source.alias):
+            return False
+        return not source.is_called(self.qualifier) or not source.relation.kinds(self.name)
+
+
+class Window(NamedTuple):
+    """A window: the name of the one that it begins with, whether it is ordered, whether it has a frame."""
+
+    base: str = ""
+    ordered: bool = False
+    framed: bool = False
 
 
 class Output(NamedTuple):
@@ -67,8 +94,10 @@ class Query:
     first    the columns of the first of several SELECTs; width: how many this one has, once that is known
     want     how many columns there have to be
     join     how the newest source was joined: natural, cross, plain (a condition may follow), "" for none or a comma
-    outside  of joins in brackets: the sources that stand before the bracket
-    windows  names that WINDOW has defined; foreseen: those it still has to, since OVER used them
+    outside  of joins in brackets: what a qualifier can mean that stands before the bracket
+    groups   the joins in brackets that have a name of their own: it stands for the columns of all their sources
+    bracket  how many of the sources came last: those of a bracket, or one
+    windows  what WINDOW has defined; foreseen: what it still has to, since OVER used it, and which parts that may not have
     """
 
     role: str
@@ -89,8 +118,15 @@ class Query:
     cte_name: str = ""
     cte_columns: tuple[str, ...] = ()
     outside: tuple[Source, ...] = ()
-    windows: frozenset[str] = frozenset()
-    foreseen: frozenset[str] = frozenset()
+    groups: tuple[Source, ...] = ()
+    bracket: int = 1
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    foreseen: Mapping[str, Window] = field(default_factory=dict)
+
+    @property
+    def called(self) -> tuple[Source, ...]:
+        """What a qualifier can mean."""
+        return (*self.sources, *self.groups)
 
 
 class Frame:
@@ -103,12 +139,13 @@ class Frame:
     holds      whether an aggregate has been called inside
     row        kinds of the columns of the row that is being compared; of a frame of kind row: what its own must be comparable with
     cells      kinds of the columns of a row so far
+    window     what brackets of kind over have said of theirs
     """
 
     __slots__ = (
         "among", "between", "cells",
         "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "qualifier",
-        "query", "row", "up",
+        "query", "row", "up", "window",
     )  # fmt: skip
 
     up: Frame | None
@@ -127,6 +164,7 @@ class Frame:
     holds: bool
     row: tuple[int, ...]
     cells: tuple[int, ...]
+    window: Window
 
     def __init__(
         self,
@@ -152,6 +190,7 @@ class Frame:
         self.distinct = False
         self.holds = False
         self.row = self.cells = ()
+        self.window = Window()
 
     def but(self, **changes: Any) -> Frame:
         other = Frame.__new__(Frame)
@@ -175,7 +214,7 @@ class Names:
             columns = {self.key(column.name.encode(), True): column.kinds for column in table.columns}
             key = self.key(table.name.encode(), True)
             rowids = tuple(name for name in ROWIDS if table.has_rowid and name not in columns)
-            relation = self.tables.setdefault(key, Relation(key, columns, len(table.columns), rowids))
+            relation = self.tables.setdefault(key, Relation(key, columns, len(table.columns), rowids, True))
             for name, kinds in relation.named():
                 self.columns[name] = self.columns.get(name, 0) | kinds
         named = {name for relation in self.tables.values() for name in relation.columns}
@@ -250,8 +289,17 @@ def with_query(frame: Frame, **changes: Any) -> Frame:
     return frame.but(up=with_query(frame.up, **changes), query=query)
 
 
+def owner(query_frame: Frame) -> Frame:
+    """The query whose FROM some joins in brackets are part of; any other query is its own."""
+    while query_frame.query.role == "joins":
+        assert query_frame.up is not None
+        query_frame = innermost_query(query_frame.up)
+    return query_frame
+
+
 def enclosing(query_frame: Frame) -> Frame | None:
     """The frame of the query around, where a query of this role may name what is in scope there."""
+    query_frame = owner(query_frame)
     return query_frame.up if query_frame.query.role in ("scalar", "in", "exists") else None
 
 
@@ -283,8 +331,8 @@ def relation_named(frame: Frame, names: Names, key: str) -> Relation | None:
 def look_up(query: Query, qualifier: str | None, name: str) -> int:
     """The kinds of a column among the sources; -1 where no source is meant, 0 where it is wrong or ambiguous."""
     if qualifier is not None:
-        for source in query.sources:
-            if source.alias == qualifier:
+        for source in query.called:
+            if source.is_called(qualifier):
                 return source.relation.kinds(name)
         return -1
     found = [source.relation.columns[name] for source in query.sources if name in source.relation.columns]
@@ -309,6 +357,24 @@ def is_ambiguous(query: Query) -> bool:
             if kinds == 0 or (kinds > 0 and any(reference.name in one.relation.columns for one in query.outside)):
                 return True
     return False
+
+
+def apart(frame: Frame) -> Frame:
+    """The columns of what FROM named last are its own: USING has made none of them one with those before it."""
+    query = frame.query
+    before, newest = query.sources[: -query.bracket], query.sources[-query.bracket :]
+    twice = {
+        name
+        for source in newest
+        for name in query.merged & source.relation.columns.keys()
+        if any(name in other.relation.columns for other in before)
+    }
+    return with_query(frame, merged=query.merged - twice) if twice else frame
+
+
+def is_alone(query: Query) -> bool:
+    """Whether nothing can be joined to the one source in a bracket: it is joined by NATURAL, whose columns are its own."""
+    return query.role == "joins" and query.clause == "from" and query.join == "natural" and len(query.sources) == 1
 
 
 def wants_one_table(query: Query) -> bool:
@@ -359,7 +425,7 @@ def refer(frame: Frame, names: Names, qualifier: str | None, name: str) -> tuple
     if found_outside is None:
         return None
     kinds, changed = found_outside
-    return kinds, frame if changed is outer else _above(frame, query_frame, changed)
+    return kinds, frame if changed is outer else _above(frame, owner(query_frame), changed)
 
 
 def _above(frame: Frame, query_frame: Frame, up: Frame) -> Frame:
@@ -377,7 +443,7 @@ def _foreseen(query_frame: Frame, names: Names, qualifier: str | None, name: str
         if known == name:
             kinds |= found
     if not kinds and len(name) <= names.forward_column:
-        own = qualifier is not None and qualifier in names.tables
+        own = qualifier is not None and qualifier.removeprefix(STORED) in names.tables
         kinds = 0 if own else ANY
     return kinds
 
@@ -394,12 +460,12 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
             return
         if qualifier is None and takes_aliases(query):
             yield from query.aliases.items()
-        for source in query.sources:
+        for source in query.sources if qualifier is None else query.called:
             if qualifier is None:
                 for name, kinds in source.relation.named():
                     if look_up(query, None, name):
                         yield name, kinds
-            elif source.alias == qualifier:
+            elif source.is_called(qualifier):
                 yield from source.relation.named()
                 return
         if outer is not None:
@@ -411,14 +477,15 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
         yield from names.columns.items()
         for relation in ctes_in_scope(query_frame):
             yield from relation.columns.items()
-    elif qualifier in names.tables:
-        yield from names.tables[qualifier].named()
+    elif (alias := qualifier.removeprefix(STORED)) in names.tables:
+        yield from names.tables[alias].named()
         return
     else:
         # An alias that FROM will give: to a relation that has everything else named by it.
-        others = {ref.name for ref in query.pending if ref.qualifier == qualifier}
-        ctes = list(ctes_in_scope(query_frame))
-        own = [relation for relation in ctes if relation.name == qualifier]
+        others = {ref.name for ref in query.pending if ref.means(alias)}
+        stored = alias != qualifier or any(ref.qualifier == STORED + alias for ref in query.pending)
+        ctes = [] if stored else list(ctes_in_scope(query_frame))
+        own = [relation for relation in ctes if relation.name == alias]
         for relation in own or (*ctes, *names.tables.values()):
             if all(map(relation.kinds, others)) or any(len(name) <= names.forward_column for name in others):
                 yield from relation.named()
@@ -426,19 +493,20 @@ def candidates(frame: Frame, names: Names, qualifier: str | None) -> Iterator[tu
         yield from candidates(outer, names, qualifier)
 
 
-def qualifiers(frame: Frame, names: Names) -> Iterator[str]:
-    """The names that may stand before a dot here, beside those that FROM will give."""
+def qualifiers(frame: Frame, names: Names, stored: bool) -> Iterator[str]:
+    """The names that may stand before a dot here, beside those that FROM will give; stored: those of tables and views alone."""
     query_frame = innermost_query(frame)
     query = query_frame.query
     if is_open(query):
         yield from names.tables
-        yield from (relation.name for relation in ctes_in_scope(query_frame))
+        if not stored:
+            yield from (relation.name for relation in ctes_in_scope(query_frame))
     else:
         if orders_result(query):
             return
-        yield from (source.alias for source in query.sources)
+        yield from (source.alias for source in query.called if source.relation.stored or not stored)
     if (outer := enclosing(query_frame)) is not None:
-        yield from qualifiers(outer, names)
+        yield from qualifiers(outer, names, stored)
 
 
 def hopes_for_names(frame: Frame) -> bool:
@@ -484,6 +552,18 @@ def resolve_pending(frame: Frame, names: Names) -> Frame | None:
             unnamed = source.relation.width - len(source.relation.columns)
             outputs += [Output("", ANY)] * unnamed
     return with_query(frame, pending=(), outputs=tuple(outputs), width=len(outputs)).but(up=up)
+
+
+def closed_bracket(sources: tuple[Source, ...]) -> tuple[Source, ...]:
+    """What SQLite makes of sources in brackets that are joined to others, or have a name: a sub-query with all their columns.
+
+    The sources' names are still known, those of brackets within and the keys of rows are not. Of a single source only the
+    table is taken, without the name that it was given.
+    """
+    if len(sources) == 1:
+        relation = sources[0].relation
+        return (Source(relation.name, relation),)
+    return tuple(source._replace(relation=source.relation._replace(rowids=())) for source in sources)
 
 
 def relation_of(query: Query, name: str) -> Relation:

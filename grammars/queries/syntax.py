@@ -85,6 +85,8 @@ def _core(x: str, items: str, dialect: Dialect, namespace: str) -> str:
     valued = f" | valued_{x}" if dialect.values_column is not None else ""
     derived = rf'"(" w ({query}{valued}) w ")"' + (" named" if dialect.derived_alias_required else " named?")
 
+    some, of_bracket = ("*", " named?") if dialect.lenient else ("+", "")
+
     def joins(source: str) -> str:
         plain = rf"W (K_CROSS | K_NATURAL) W K_JOIN W {source} | W K_NATURAL ({sides}) {source}"
         return rf'w "," w {source} | ({inner} | {sides}) {source} {condition} | {plain}'
@@ -92,7 +94,7 @@ def _core(x: str, items: str, dialect: Dialect, namespace: str) -> str:
     if x == "s":
         sources = rf"""from_s: table_s join_s*
 join_s: {joins("table_s")}
-bracket_s: "(" w table_s join_s+ w ")"
+bracket_s: "(" w table_s join_s{some} w ")"{of_bracket}
 """
     elif x == "o":
         # At least one sub-query, or everything would be read twice over.
@@ -100,11 +102,11 @@ bracket_s: "(" w table_s join_s+ w ")"
 joined_o: {joins("table_o")}
 other_o: {joins("derived_o")}
 join_o: joined_o | other_o
-derived_o: {derived}"""
+derived_o: {derived}{f' | "(" w from_o w ")"{of_bracket}' if dialect.lenient else ""}"""
     else:
         sources = rf"""from_w: (table_w | derived_w) join_w*
 join_w: {joins("(table_w | derived_w)")}
-bracket_w: "(" w (table_w | derived_w) join_w+ w ")"
+bracket_w: "(" w (table_w | derived_w) join_w{some} w ")"{of_bracket}
 derived_w: {derived}"""
     qualified = ' | NAMESPACE "." TABLE' if namespace else ""
     table = f"(ALIAS | QUOTED | TABLE{qualified})" if x == "w" else f"(TABLE{qualified})"
@@ -138,6 +140,15 @@ cells_{x}: "(" w exprs_{x} w ")"
         else ""
     )
     row_query = rf' | w COMPARISON w "(" w {query} w ")"' if dialect.row_subquery else ""
+    other_row = rf'(row_{x} | "(" w {query} w ")")'
+    row_query += (
+        rf" | (W K_NOT)? W K_BETWEEN W {other_row} W K_AND W {other_row} | W K_IS W (K_NOT W)? {other_row}"
+        if dialect.lenient
+        else ""
+    )
+    sorted_x = f"(sorted_{x}{' | frame' if dialect.lenient else ''})"
+    based = f"name (W {sorted_x})?"
+    named_column = f' | NAMESPACE "." qualifier "." cname_{x}' if namespace else ""
     return rf"""
 core_{x}: K_SELECT W ((K_DISTINCT | K_ALL) W)? item_{items} (w "," w item_{items})* {from_clause}
 item_{x}: STAR | qualifier "." STAR | expr_{x} named?
@@ -167,12 +178,12 @@ operand_{x}: NUMBER | STRING{quoted_string} | CONSTANT | column_{x}
     | K_CAST w "(" w expr_{x} W K_AS W TYPE w ")"{extract}
     | (K_EXISTS w)? "(" w {query} w ")"
     | "(" w expr_{x} w ")"
-column_{x}: cname_{x} | qualifier "." cname_{x}
+column_{x}: cname_{x} | qualifier "." cname_{x}{named_column}
 cname_{x}: {column}
 rest_{x}: (W K_FILTER w "(" w K_WHERE W expr_{x} w ")")? over_{x}?
 over_{x}: W K_OVER (w "(" w (window_{x} w)? ")" | W name)
 defined_{x}: name W K_AS w "(" w (window_{x} w)? ")"
-window_{x}: partition_{x} (W sorted_{x})? | sorted_{x}
+window_{x}: partition_{x} (W {sorted_x})? | {sorted_x} | {based}
 partition_{x}: K_PARTITION W K_BY W exprs_{x}
 sorted_{x}: K_ORDER W K_BY W order_{x} (w "," w order_{x})* (W frame)?
 """
@@ -205,7 +216,7 @@ def _terminals(
         r"W: /[ \t\r\n]{1,12}/",
         'STAR: "*"',
         'SIGN: "-" | "+" | "~"',
-        r"NUMBER: /[0-9]{1,15}(\.[0-9]{1,15})?([eE][+-]?[0-9]{1,2})?/",
+        rf"NUMBER: /[0-9]{{1,15}}(\.[0-9]{{{0 if dialect.lenient else 1},15}})?([eE][+-]?[0-9]{{1,2}})?/",
         r"INTEGER: /[0-9]{1,9}/",
         rf"STRING: /'([^'{inside}]|''){{0,{string_length}}}'/",
         rf'DOUBLE_QUOTED: /"([^"{inside}]|""){{0,{string_length}}}"/',

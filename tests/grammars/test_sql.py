@@ -176,6 +176,24 @@ def changed_query(query: str, names: list[str], random: Random) -> str:
         "SELECT x.theme FROM singer CROSS JOIN ((stadium t NATURAL JOIN concert x) LEFT JOIN singer q ON x.year = q.age) "
         "WHERE x.year > 3",
         "SELECT theme FROM (stadium JOIN concert USING (stadium_id)) JOIN singer ON singer.age = stadium_id",
+        'SELECT main.singer.name, main.s.capacity FROM singer, stadium s WHERE [main].s.name = "main".singer.name',
+        "SELECT name FROM singer WHERE EXISTS (SELECT 1 FROM concert WHERE main.concert.year = main.singer.age)",
+        "SELECT main.singer.rowid FROM main.singer GROUP BY main.singer.age HAVING max(main.singer.age) > 3",
+        "SELECT name FROM singer WHERE (age, name) BETWEEN (1, 'a') AND (2, 'b') AND age NOT BETWEEN 3 AND 4",
+        "SELECT (age, name) NOT BETWEEN (SELECT age, name FROM singer) AND (2, 'b') FROM singer WHERE (age, 1) IS NOT (2, 1)",
+        "SELECT sum(age) OVER (w ORDER BY age), rank() OVER (w) FROM singer WINDOW w AS (PARTITION BY country)",
+        "SELECT sum(age) OVER (v ROWS 2 PRECEDING) FROM singer WINDOW w AS (PARTITION BY country), v AS (w ORDER BY age)",
+        "SELECT name FROM singer WINDOW w AS (ORDER BY age) ORDER BY rank() OVER (w), sum(age) OVER (ROWS 1 PRECEDING)",
+        "SELECT singer.name, main.stadium.name FROM (singer), (main.stadium s)",
+        "SELECT x.name, y.name FROM (singer s) x, ((stadium) AS z) y",
+        "SELECT name FROM stadium JOIN (singer) USING (name)",
+        "SELECT age FROM stadium NATURAL JOIN (singer)",
+        "SELECT x.name, singer.age, main.c.year FROM (singer JOIN concert c ON age = year) AS x ORDER BY x.theme",
+        "SELECT x.name FROM (singer JOIN stadium ON 1 = 1) x LEFT JOIN concert ON x.age = year",
+        "SELECT capacity FROM stadium JOIN (singer JOIN concert c ON age = year) j USING (stadium_id) WHERE j.theme = 'x'",
+        "SELECT x.age FROM ((SELECT age FROM singer) y JOIN stadium ON 1 = 1) AS x",
+        "SELECT s.age FROM singer s WHERE EXISTS (SELECT 1 FROM (stadium t JOIN concert ON t.capacity = s.age AND age = year))",
+        "SELECT name FROM singer GROUP BY 1, 2.5 ORDER BY 1., 0.5, 7.5e1, 1e0, 99999999999",
     ],
 )
 def test_what_sql_can_say_is_accepted(singers: SqlConstraint, query: str):
@@ -210,7 +228,8 @@ def test_what_sql_can_say_is_accepted(singers: SqlConstraint, query: str):
         ("SELECT substr(name", ") FROM singer"),
         ("SELECT length(name", ", age) FROM singer"),
         ("SELECT lo", "ad_extension()"),
-        ("SELECT name FROM singer ORDER BY ", "2"),
+        ("SELECT name FROM singer ORDER BY 2", " LIMIT 1"),
+        ("SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY 1", ".5"),
         ("SELECT name FROM singer UNION SELECT name", ", age FROM singer"),
         ("SELECT name, age FROM singer UNION SELECT name F", "ROM stadium"),
         ("SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY ", "age"),
@@ -249,7 +268,7 @@ def test_what_sql_can_say_is_accepted(singers: SqlConstraint, query: str):
         ("SELECT age FROM singer JOIN stadium ON ", "name = 3"),
         ("SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY name", " || 'x'"),
         ("SELECT name FROM singer UNION SELECT name FROM stadium ORDER BY ", "lower(name)"),
-        ("SELECT name FROM singer ORDER BY -", "1"),
+        ("SELECT name FROM singer ORDER BY -1", " LIMIT 1"),
         ("SELECT a.name FROM singer a JOIN concert ON name = 'x' JOIN stadium ", "ON 1 = 1"),
         ("SELECT name FROM singer WHERE age IN (SELECT name F", "ROM stadium)"),
         ('SELECT name FROM "sing', '" WHERE 1 = 1'),
@@ -302,8 +321,30 @@ def test_what_sql_can_say_is_accepted(singers: SqlConstraint, query: str):
         ("SELECT name FROM singer, s", "tadium WHERE 1 = 1"),
         ("SELECT name FROM singer CROSS JOIN s", "tadium"),
         ("SELECT name FROM (singer s JOIN concert c ON s.singer_id = t", ".concert_id)"),
-        ("SELECT name FROM (singer", ")"),
-        ("SELECT age FROM (singer JOIN concert ON 1 = 1) ", "x"),
+        ("SELECT singer.name FROM (singer) x", " WHERE 1 = 1"),
+        ("SELECT y.name FROM stadium JOIN (singer y)", " WHERE 1 = 1"),
+        ("SELECT name FROM (singer JOIN stadium", ") AS x"),
+        ("SELECT x.* FROM (singer JOIN concert ON 1 = 1) AS ", "x WHERE 1 = 1"),
+        ("SELECT x.capacity FROM (singer JOIN concert ON 1 = 1) AS ", "x WHERE 1 = 1"),
+        ("SELECT age FROM (singer JOIN (stadium JOIN concert) AS y ON 1 = 1) AS x WHERE ", "y.year = 1"),
+        ("SELECT age FROM stadium JOIN (singer s JOIN concert ON 1 = 1) ON s.", "rowid = 1"),
+        ("SELECT stadium_id FROM stadium JOIN concert USING (stadium_id) JOIN concert c ", "ON 1 = 1"),
+        ("SELECT main.s", "inger.* FROM singer"),
+        ("SELECT main.x.age FROM (SELECT age FROM singer) ", "x WHERE 1 = 1"),
+        ("WITH q AS (SELECT age FROM singer) SELECT main.q.age FROM q", " WHERE 1 = 1"),
+        ("SELECT name FROM singer s WHERE main.s", "inger.age = 3"),
+        ("SELECT name FROM singer WHERE (age, name) BETWEEN (1, 'x'", ", 3) AND (2, 'y')"),
+        ("SELECT name FROM singer WHERE (age, name) BETWEEN (1, 'x') AND (2", ")"),
+        ("SELECT name FROM singer WHERE (age, name) BETWEEN (SELECT age F", "ROM singer) AND (2, 'y')"),
+        ("SELECT name FROM singer WHERE (age, name) IS ", "NULL"),
+        ("SELECT sum(age) OVER (w ORDER BY age) FROM singer L", "IMIT 1"),
+        ("SELECT sum(age) OVER (w ORDER BY age) FROM singer WINDOW w AS (", "ORDER BY name)"),
+        ("SELECT sum(age) OVER (w) FROM singer WINDOW w AS (ORDER BY name ", "ROWS 1 PRECEDING)"),
+        ("SELECT sum(age) OVER (w ", "PARTITION BY age) FROM singer WINDOW w AS ()"),
+        ("SELECT 1 FROM singer WINDOW w AS (ORDER BY age), v AS (w ", "ORDER BY name)"),
+        ("SELECT 1 FROM singer WINDOW w AS (ROWS 1 PRECEDING), v AS (", "w)"),
+        ("SELECT 1 FROM singer WINDOW w AS (), v AS (", "u)"),
+        ("SELECT age FROM singer WINDOW w AS (ORDER BY age) ORDER BY sum(age) OVER (w ", "ORDER BY name)"),
         ("SELECT name FROM (singer JOIN stadium O", "N 1 = 1)"),
         ("SELECT name FROM singer JOIN (concert JOIN stadium O", "N 1 = 1) ON 1 = 1"),
         ("SELECT age FROM singer s JOIN (stadium s", " JOIN concert ON 1 = 1) ON 1 = 1"),
@@ -529,3 +570,104 @@ def test_reading_goes_on_from_the_last_lexeme_however_long_the_text(singers: Sql
     while frame is not None:
         depth, frame = depth + 1, frame.up
     assert depth == 1
+
+
+class _Random:
+    """Queries at random over three small tables: joins in brackets with every kind of name, windows on windows, rows."""
+
+    ddl = "CREATE TABLE t (a INT, b INT); CREATE TABLE u (a INT, c INT); CREATE TABLE v (b INT, d INT);"
+
+    def __init__(self, seed: int) -> None:
+        self.random = Random(seed)
+        self.named: list[str] = []
+
+    def alias(self) -> str:
+        if self.random.random() < 0.5 or len(self.named) == 8:
+            return ""
+        self.named.append("xyzwpqrs"[len(self.named)])
+        return self.random.choice([" AS ", " "]) + self.named[-1]
+
+    def column(self) -> str:
+        qualifier = self.random.choice(["", *(f"{name}." for name in (*self.named, "t", "u", "v"))])
+        schema = "main." if qualifier and self.random.random() < 0.3 else ""
+        return schema + qualifier + self.random.choice("abcd")
+
+    def source(self, depth: int, free: list[str]) -> str:
+        if free and self.random.random() < 0.5:
+            return free.pop(self.random.randrange(len(free))) + self.alias()
+        if depth and free and self.random.random() < 0.8:
+            return f"({self.sources(depth - 1, free)})" + self.alias()
+        return "(SELECT a, b FROM t)" + self.alias()
+
+    def sources(self, depth: int, free: list[str]) -> str:
+        text = self.source(depth, free)
+        for _ in range(self.random.choice([0, 1, 1, 2])):
+            join = self.random.choice([" JOIN ", " LEFT JOIN ", ", ", " CROSS JOIN "])
+            text += join + self.source(depth, free)
+            if join in (" JOIN ", " LEFT JOIN "):
+                text += self.random.choice([*(f" ON {self.column()} = {self.column()}",) * 3, " USING (a)", "", ""])
+        return text
+
+    def joins(self) -> str:
+        self.named = []
+        sources = self.sources(2, ["t", "u", "v"])
+        if self.random.random() < 0.3:
+            inner = self.sources(1, ["t", "u", "v"])
+            condition = f" WHERE EXISTS (SELECT 1 FROM {inner} WHERE {self.column()} = {self.column()})"
+        else:
+            condition = f" WHERE {self.column()} = 1"
+        return f"SELECT {self.column()} FROM {sources}{condition}"
+
+    def windows(self) -> str:
+        def over() -> str:
+            uses = (
+                "w",
+                "y",
+                "(w)",
+                "(w ORDER BY a)",
+                "(y ORDER BY b)",
+                "(w ROWS 1 PRECEDING)",
+                "(PARTITION BY a ROWS 1 PRECEDING)",
+            )
+            return self.random.choice(uses)
+
+        parts = "", "PARTITION BY b", "ORDER BY a", "ORDER BY a ROWS 1 PRECEDING", "ROWS 1 PRECEDING"
+        names = "wyz"[: self.random.randrange(4)]
+        bases = [self.random.choice(["", "w ", "y "]) if k else "" for k in range(len(names))]
+        defined = ", ".join(
+            f"{name} AS ({(base + self.random.choice(parts)).strip()})" for name, base in zip(names, bases, strict=True)
+        )
+        order = f" ORDER BY sum(b) OVER {over()}" if self.random.random() < 0.3 else ""
+        return f"SELECT a, sum(a) OVER {over()} FROM t{' WINDOW ' * bool(defined)}{defined}{order}"
+
+    def rows(self) -> str:
+        def row() -> str:
+            return self.random.choice(
+                ["(1, 2)", "(a, b)", "(1, 2, 3)", "(SELECT a, b FROM v)", "(SELECT a FROM u)", "(3, c)"]
+            )
+
+        either = self.random.choice(["", "NOT "])
+        compared = self.random.choice(
+            [f"{either}BETWEEN {row()} AND {row()}", f"IS {either}{row()}", f"= {row()}", "IS NULL"]
+        )
+        end = self.random.choice(
+            ["", " AND a = 1", " GROUP BY 1.5", " ORDER BY 0.5", " ORDER BY 1, 2.", " ORDER BY 2", " ORDER BY -1"]
+        )
+        return f"SELECT a FROM t WHERE (a, b) {compared}{end}"
+
+
+@pytest.mark.parametrize("kind", ["joins", "windows", "rows"])
+def test_random_queries_are_read_as_sqlite_reads_them(kind: str):
+    """Before SQLite is asked at all, nearly every query is judged as EXPLAIN judges it."""
+    constraint = Sql(ddl=_Random.ddl).compile(SMALL)
+    assert isinstance(constraint, SqlConstraint)
+    drawn, counts = _Random(3), {(here, there): 0 for here in (True, False) for there in (True, False)}
+    queries = list({getattr(drawn, kind)(): None for _ in range(1200)})
+    for compiles in (True, False):
+        for query in [query for query in queries if (constraint._refusal(query) is None) == compiles][:50]:
+            state = by_bytes(constraint, query.encode())
+            read = state is not None and state._guided.is_complete
+            counts[read and constraint.reader.finish(state._frame, state._begun), compiles] += 1
+    # SQLite takes USING (a) where a stands twice on one side, and in brackets within brackets forgets what USING made one.
+    assert counts[True, False] <= 1 and counts[False, True] <= 6, counts
+    assert counts[True, True] >= 40 and counts[False, False] >= 49, counts
