@@ -71,12 +71,14 @@ class Pattern(Language):
         mask, exact = self._mask(vocabulary)
         if mask is not None and exact:
             return mask
+        from grammars.patterns.completion import CompletionConstraint, Kinds
         from grammars.patterns.partial import compile_partial
 
         matcher = _Matcher(self, compile_partial(self.pattern))
         # The matcher keeps its own time: this box is for what its clock does not see.
         tested = Predicate(matcher, timeout_s=self.timeout_s + 1).compile(vocabulary)
-        return tested if mask is None else AllConstraint((mask, tested), vocabulary)
+        whole = tested if mask is None else AllConstraint((mask, tested), vocabulary)
+        return CompletionConstraint(whole, Kinds(self.pattern), vocabulary)
 
     def _mask(self, vocabulary: Vocabulary) -> tuple[Constraint | None, bool]:
         """A constraint that lets every match through, and whether it lets nothing else; none where it would cost too much."""

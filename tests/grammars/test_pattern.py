@@ -190,6 +190,79 @@ def test_characters_may_be_split_over_tokens():
     assert by_bytes(constraint, b"\xff") is None
 
 
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [
+        (r"(.)\1", "é"),
+        (r"(.)\1", "x"),
+        (r"(\w)(?!\1).", "é"),
+        (r"(?i)(.)\1", "É"),
+        (r"(?i)(.)(?:[a-zß]|\1)", "ſ"),
+        (r"(?if)(ss|.)\1", "ß"),
+        (r"(\d)(?<=[٠-٩])\1\w", "٣٣"),
+        (r"(a)?(?(1)[б-д]|\s)", "a"),
+        (r"(a)?(?(1)[б-д]|\s)", ""),
+        (r"(.)\X\B(?<!é)\1", "é"),
+        (r"(.)\b[^\W\d]\1", " "),
+    ],
+)
+def test_a_token_may_end_within_a_character_just_where_one_that_begins_so_may_come(pattern, text):
+    """By brute force over all characters that begin with a byte, or with two of three."""
+    constraint, compiled = Pattern(pattern).compile(SMALL), compile_partial(pattern)
+    assert not constraint.start().mask_is_exact
+    written, ids = SMALL.by_bytes
+    state = by_bytes(constraint, text.encode())
+    assert state is not None
+    allowed = {
+        chr(code).encode()[:k]
+        for code in [*range(0x80, 0xD800), *range(0xE000, 0x10000)]
+        if compiled.fullmatch(text + chr(code), partial=True)
+        for k in range(1, len(chr(code).encode()))
+    }
+    for lead in range(0xC2, 0xF0):
+        token = ids[written.index(bytes([lead]))]
+        assert state.accepts(np.array([token]))[0] == (bytes([lead]) in allowed), hex(lead)
+        if lead < 0xE0 or bytes([lead]) not in allowed:
+            continue
+        further = state.advance(token)
+        for second in range(0x80, 0xC0):
+            token = ids[written.index(bytes([second]))]
+            assert further.accepts(np.array([token]))[0] == (bytes([lead, second]) in allowed), (hex(lead), hex(second))
+
+
+def test_walks_do_not_end_within_a_character(data, vocabulary):
+    """Patterns with back-references of the set above, at random among what is accepted, characters in pieces before others."""
+    random = np.random.default_rng(5)
+    pieces = np.array(
+        [t for t in range(vocabulary.size) if vocabulary.bytes_of(t) and not is_whole(vocabulary.bytes_of(t))]
+    )
+    assert len(pieces) > 200
+    cut = 0
+    for pattern in (r"^(.)\1*$", r"(\w)\1", r"^(.)(.)(?:\1\2)+$", r"(\d\d)?(?(1)\w|\s)", r"((\w)\2)\1"):
+        constraint = language_from_spec({"regex": pattern}).compile(vocabulary)
+        for _ in range(5):
+            state, text = constraint.start(), b""
+            for _ in range(8):
+                mask = bits(state.bitmask(), vocabulary.size)
+                mask[vocabulary.eos] = False
+                tried = random.permutation(pieces[mask[pieces]])[:20]
+                if not (passed := tried[state.accepts(tried, masked=True)]).size:
+                    allowed = np.flatnonzero(mask)
+                    tried = random.permutation(allowed)[:20] if is_whole(text) else allowed
+                    passed = tried[state.accepts(tried, masked=True)]
+                assert passed.size or is_whole(text), (pattern, text)
+                if not passed.size:
+                    break
+                text += vocabulary.bytes_of(int(passed[0]))
+                cut += not is_whole(text)
+                state = state.advance(int(passed[0]))
+    assert cut > 30
+
+
+def is_whole(data: bytes) -> bool:
+    return data.decode(errors="ignore").encode() == data
+
+
 def test_catastrophic_backtracking_ends_with_an_error_that_names_the_pattern():
     constraint = Pattern(r"((a|aa)+)+(\d)\3", timeout_s=0.05).compile(SMALL)
     assert is_member(constraint, "aaa11")
