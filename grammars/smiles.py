@@ -108,8 +108,8 @@ class Smiles(Language):
     def compile(self, vocabulary: Vocabulary) -> Constraint:
         from grammars.llguidance_engine import compile_guided
         from grammars.molecules.chemistry import (
+            atoms_needed,
             elements_needed,
-            ends_needed,
             has_all_and_none,
             substructures,
             symbol_of,
@@ -124,7 +124,8 @@ class Smiles(Language):
         def is_molecule(text: str) -> bool:
             return has_all_and_none(text, required, forbidden)
 
-        needed = elements_needed(required)
+        patterns = atoms_needed(required)
+        needed = elements_needed(patterns)
         absent = sorted(symbol for symbol in map(symbol_of, needed) if self.elements and symbol not in self.elements)
         if absent:
             raise Unsatisfiable(
@@ -139,8 +140,7 @@ class Smiles(Language):
             self.max_atoms,
             is_molecule,
             vocabulary,
-            needed=needed,
-            ends=ends_needed(required),
+            patterns=patterns,
             connected=self.connected,
         )
         return AllConstraint((mask, tested), vocabulary)

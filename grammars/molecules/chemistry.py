@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from rdkit import Chem, rdBase
 from rdkit.Chem import QED
@@ -33,41 +34,55 @@ def substructures(patterns: Sequence[str], option: str) -> tuple[Chem.Mol, ...]:
     return tuple(compiled)
 
 
-def elements_needed(patterns: Iterable[Chem.Mol]) -> Counter[int]:
-    """Atoms by atomic number, hydrogens apart, that a molecule with each of these patterns has at the least.
+class Needed(NamedTuple):
+    """An atom that a pattern asks for.
+
+    degree     bonds to atoms other than hydrogen; total: to all; hydrogens. Each is None where the pattern leaves it open
+    """
+
+    element: int
+    degree: int | None = None
+    total: int | None = None
+    hydrogens: int | None = None
+
+    @property
+    def is_end(self) -> bool:
+        """Whether no ring can go through it, like the O of [OX2H]."""
+        return self.degree is not None and self.degree <= 1
+
+
+def atoms_needed(patterns: Iterable[Chem.Mol]) -> tuple[Counter[Needed], ...]:
+    """The atoms, hydrogens apart, that a molecule with each of these patterns has at the least, pattern by pattern.
 
     Counted are the atoms of a pattern that say which element they are; different patterns may share atoms. None are
     where a pattern asks for isotopes, which are too many to try.
     """
     asked = [[atom.DescribeQuery() for atom in pattern.GetAtoms()] for pattern in patterns]
     if any("Isotope" in query for queries in asked for query in queries):
-        return Counter()
+        return ()
+    found = (Counter(_needed(query) for query in queries if _element(query) > 1) for queries in asked)
+    return tuple(needed for needed in found if needed)
+
+
+def elements_needed(patterns: Iterable[Counter[Needed]]) -> Counter[int]:
+    """The same as numbers of atoms by their element."""
     needed: Counter[int] = Counter()
-    for queries in asked:
-        needed |= Counter(element for query in queries if (element := _element(query)) > 1)
+    for atoms in patterns:
+        needed |= Counter(atom.element for atom in atoms.elements())
     return needed
 
 
-def ends_needed(patterns: Iterable[Chem.Mol]) -> Counter[int]:
-    """Those of the atoms needed that no ring can go through, like the O of [OX2H]: one bond at most leads to another atom."""
-    needed: Counter[int] = Counter()
-    for pattern in patterns:
-        queries = [atom.DescribeQuery() for atom in pattern.GetAtoms()]
-        needed |= Counter(element for query in queries if (element := _element(query)) > 1 and _is_end(query))
-    return needed & elements_needed(patterns)
-
-
-def _is_end(query: str) -> bool:
-    """Whether a query without a choice asks for at most one bond to an atom that is no hydrogen, by D or by X and H."""
-
+def _needed(query: str) -> Needed:
     def asked(name: str) -> int | None:
-        found = re.search(rf"^ *{name} (\d+) = val", query, re.MULTILINE)
+        found = None if "!" in query else re.search(rf"^ *{name} (\d+) = val", query, re.MULTILINE)
         return int(found[1]) if found else None
 
-    bonds, total, hydrogens = map(asked, ("AtomExplicitDegree", "AtomTotalDegree", "AtomHCount"))
-    if bonds is None and total is not None and hydrogens is not None:
-        bonds = total - hydrogens
-    return bonds is not None and bonds <= 1
+    degree, total, hydrogens = map(asked, ("AtomExplicitDegree", "AtomTotalDegree", "AtomHCount"))
+    if total is not None and hydrogens is not None:
+        degree = total - hydrogens
+    elif degree is not None and total is not None:
+        hydrogens = total - degree
+    return Needed(_element(query), degree, total, hydrogens)
 
 
 def _element(query: str) -> int:

@@ -103,6 +103,7 @@ class Prefix(NamedTuple):
     bond, last  the bond symbol just written, if any; the last character
     after_branch  whether a parenthesis came after the current atom: then no ring number may
     heavy       atoms so far
+    closed      how many of the atoms that nothing can change any more there are of each kind: element, bonds, hydrogens
     """
 
     stack: tuple[int, ...] = (-1,)
@@ -116,6 +117,7 @@ class Prefix(NamedTuple):
     last: str = ""
     after_branch: bool = False
     heavy: int = 0
+    closed: Mapping[tuple[int, int, int], int] = _EMPTY
 
 
 START = Prefix()
@@ -262,7 +264,9 @@ def _left(state: Prefix, k: int) -> Prefix:
     if not _common(atom, _explicit(atom) + needs):
         raise Invalid
     atoms = {key: other for key, other in state.atoms.items() if key != k}
-    return state._replace(atoms=atoms, systems=_closed(state.systems, k, needs))
+    kind = atom.element, len(atom.bonds), atom.implh
+    closed = {**state.closed, kind: state.closed.get(kind, 0) + 1}
+    return state._replace(atoms=atoms, systems=_closed(state.systems, k, needs), closed=closed)
 
 
 def _check_rings(state: Prefix) -> None:
@@ -330,8 +334,27 @@ def free_valence(state: Prefix, k: int) -> int:
     """How many more bonds an open atom can have at most, its open rings counted as bonds."""
     atom = state.atoms[k]
     opened = sum(BOND_ORDERS[bond] if bond else 1 for at, bond in state.rings.values() if at == k)
-    most = max((5, *_valences(atom)) if _is_neutral_nitrogen(atom) else _valences(atom), default=0)
-    return max(most - max(atom.hydrogens, 0) - _explicit(atom) - opened, 0)
+    return max(most_bonds(state, k) - max(atom.hydrogens, 0) - _explicit(atom) - opened, 0)
+
+
+def least_bonds(state: Prefix, k: int) -> tuple[int, int]:
+    """The bonds that an open atom will have at the least, and the sum of their orders."""
+    atom, stack = state.atoms[k], state.stack
+    opened = [BOND_ORDERS[bond] if bond else 1 for at, bond in state.rings.values() if at == k]
+    bonds, order = len(atom.bonds) + len(opened), _explicit(atom) + sum(opened)
+    # Every branch is followed by an atom.
+    waiting = stack[:-1].count(k)
+    if k == stack[-1]:
+        if state.bond:
+            order += BOND_ORDERS[state.bond] - 1
+        waiting += bool(state.bond) or state.last in ("(", ")") or (bool(state.rings) and len(stack) == 1)
+    return bonds + waiting, order + waiting
+
+
+def most_bonds(state: Prefix, k: int) -> int:
+    """The greatest sum of the orders of an open atom's bonds, its hydrogens counted."""
+    atom = state.atoms[k]
+    return max((5, *_valences(atom)) if _is_neutral_nitrogen(atom) else _valences(atom), default=0)
 
 
 def _check_open(state: Prefix, k: int, parsing_atom: bool) -> None:
@@ -508,6 +531,17 @@ def atoms_of(element: int) -> tuple[str, ...]:
         for text, atom in _brackets(symbol):
             bracketed.setdefault(atom, text)
     return (*bare, *bracketed.values())
+
+
+@cache
+def texts_of(element: int, hydrogens: int | None) -> tuple[str, ...]:
+    """Those of the ways to write an atom that can have so many hydrogens; all where it may have any number."""
+    found = atoms_of(element)
+    return (
+        found
+        if hydrogens is None
+        else tuple(text for text in found if text[0] != "[" or _bracket(text).hydrogens == hydrogens)
+    )
 
 
 @cache

@@ -9,20 +9,22 @@ from typing import NamedTuple
 
 import numpy as np
 
+from grammars.molecules.chemistry import Needed
 from grammars.molecules.prefix import (
     BOND_ORDERS,
     START,
     Invalid,
     Prefix,
-    atoms_of,
     begins_bracket,
     bracket_endings,
     check,
-    elements_of,
     finish,
     free_valence,
+    least_bonds,
+    most_bonds,
     needs_ring,
     read,
+    texts_of,
 )
 from grammars.vocabulary import Vocabulary
 
@@ -33,10 +35,25 @@ RING_NUMBERS = (*map(str, range(10)), *(f"%{k}" for k in range(10, 100)))
 # With fewer atoms left an end is searched for, trying so many symbols at most.
 FEW_ATOMS = 2
 SEARCHED = 200
-# The same where what is required leaves no choice of elements.
-SEARCHED_LAST = 400
+# The same where what is required leaves no choice of elements but for so many atoms.
+SEARCHED_LAST = 1000
+MOST_FREE = 1
 # Where none of these fits, whole, no element does.
 VERSATILE = ("[C]", "[S]", "[P]", "[c]", "[N+]", "[O-]", "[Fe]")
+
+# Of these one fits where any atom does.
+_FREE = ("C", "c", "n", "o", "[nH]", "N", "O", "S", *VERSATILE)
+# With as many bonds and hydrogens as any, in brackets.
+_FREE_BRACKETS = (
+    *(f"[C{hydrogens}]" for hydrogens in ("H4", "H3", "H2", "H")),
+    "[cH]",
+    "[n]",
+    "[nH]",
+    "[o]",
+    "[N]",
+    "[O]",
+    *VERSATILE,
+)
 
 
 class Reading(NamedTuple):
@@ -197,10 +214,47 @@ def _takes_bond(state: Prefix, at: int) -> bool:
     )
 
 
+def _missing(state: Prefix, patterns: Iterable[Counter[Needed]]) -> int:
+    """How many atoms have to follow at least for each of these patterns to be there."""
+    return max((_missing_of(state, needed).total() for needed in patterns), default=0)
+
+
+def _missing_of(state: Prefix, needed: Counter[Needed]) -> Counter[Needed]:
+    """The atoms of a pattern that none of the atoms so far can be: at least so many, kind by kind."""
+    return Counter({atom: n - there for atom, n in needed.items() if n > (there := _candidates(state, atom))})
+
+
+def _candidates(state: Prefix, needed: Needed) -> int:
+    """How many of the atoms so far can be one that is needed."""
+    element, degree, total, hydrogens = needed
+    closed = sum(
+        count
+        for (of, bonds, implied), count in state.closed.items()
+        if of == element
+        and degree in (None, bonds)
+        and hydrogens in (None, implied)
+        and total in (None, bonds + implied)
+    )
+    return closed + sum(atom.element == element and _may_be(state, k, needed) for k, atom in state.atoms.items())
+
+
+def _may_be(state: Prefix, k: int, needed: Needed) -> bool:
+    """Whether an open atom can still be one that is needed: it gets no more bonds than that has, and keeps its hydrogens."""
+    atom, (bonds, order) = state.atoms[k], least_bonds(state, k)
+    most = needed.degree if needed.degree is not None else needed.total
+    if most is not None and bonds > most:
+        return False
+    if needed.hydrogens is None:
+        return True
+    return (
+        atom.hydrogens == needed.hydrogens if atom.hydrogens >= 0 else order + needed.hydrogens <= most_bonds(state, k)
+    )
+
+
 class MoleculeConstraint:
     """Tests candidates for a molecule; is_molecule is asked about finished texts.
 
-    needed     atoms by atomic number that is_molecule takes no molecule without; ends: those of them that lie on no ring
+    patterns   the atoms that is_molecule takes no molecule without, of each pattern that it asks for
     connected  whether no dot may come
     """
 
@@ -213,25 +267,24 @@ class MoleculeConstraint:
         is_molecule: Callable[[str], bool],
         vocabulary: Vocabulary,
         *,
-        needed: Counter[int],
-        ends: Counter[int],
+        patterns: tuple[Counter[Needed], ...],
         connected: bool,
     ) -> None:
         self.min_atoms = min_atoms
         self.max_atoms = max_atoms
         self.is_molecule = is_molecule
         self.vocabulary = vocabulary
-        self.needed = needed
-        self.ends = ends
+        self.patterns = patterns
+        self.ends = tuple(
+            ends for needed in patterns if (ends := Counter({atom: n for atom, n in needed.items() if atom.is_end}))
+        )
+        self.most_needed = max((needed.total() for needed in patterns), default=0)
         self.connected = connected
 
-    def left(self, state: Prefix, text: str) -> int:
-        """How many atoms may follow beside those that are needed, negative where these are too many already; 2 stands for more.
-
-        text  of the state, of whole symbols
-        """
-        left, most = self.max_atoms - state.heavy, self.needed.total()
-        return 2 if left >= most + 2 else min(left - (self.needed - elements_of(text)).total(), 2)
+    def left(self, state: Prefix) -> int:
+        """How many atoms may follow beside those that are needed, negative where these are too many already; 2 stands for more."""
+        left = self.max_atoms - state.heavy
+        return 2 if left >= self.most_needed + 2 else min(left - _missing(state, self.patterns), 2)
 
     def after(self, state: Prefix, symbol: str) -> Prefix | None:
         """The state after a whole symbol; None where no molecule goes on like this."""
@@ -240,43 +293,66 @@ class MoleculeConstraint:
         except Invalid:
             return None
 
-    def may_become_one(self, state: Prefix, text: str, budget: list[int]) -> bool:
-        """Whether a molecule goes on like this, as far as a search of so many symbols tells; True where atoms are left over."""
-        left = self.left(state, text)
-        if left < 0 or (state.stack[-1] >= 0 and not self._rings_leave_room(state, text)):
+    def may_become_one(self, state: Prefix, text: str | None, budget: list[int]) -> bool:
+        """Whether a molecule goes on like this, as far as a search of so many symbols tells; True where atoms are left over.
+
+        text  of the state, of whole symbols; None where it stands for others too, with other atoms in some places
+        """
+        left = self.left(state)
+        if left < 0 or (state.stack[-1] >= 0 and not self._rings_leave_room(state)):
             return False
-        if left > 0:
+        if left > MOST_FREE:
             return True
-        if state.heavy >= self.min_atoms and _may_end(state) and self.is_molecule(text):
+        whole = state.heavy >= self.min_atoms and not _missing(state, self.patterns) and _may_end(state)
+        if whole and (text is None or self.is_molecule(text)):
             return True
-        for symbol in self._last_symbols(state, text):
+        for symbol in self._last_symbols(state, left):
             budget[0] -= 1
             if budget[0] <= 0:
                 return True
             after = self.after(state, symbol)
-            if after is not None and self.may_become_one(after, text + symbol, budget):
+            if after is None:
+                continue
+            # An atom that is not needed stands for any other with as many bonds.
+            fixed = text is not None and self.left(after) == left
+            if self.may_become_one(after, f"{text}{symbol}" if fixed else None, budget):
                 return True
         return False
 
-    def _rings_leave_room(self, state: Prefix, text: str) -> bool:
+    def _rings_leave_room(self, state: Prefix) -> bool:
         """Whether the atoms that have to close rings leave as many as are needed and can close none."""
         if not self.ends:
             return True
         left = self.max_atoms - state.heavy - _ring_atoms_to_come(state, _closable(state))
-        return left >= self.ends.total() or left >= (self.ends - elements_of(text)).total()
+        return left >= self.most_needed or left >= _missing(state, self.ends)
 
-    def _last_symbols(self, state: Prefix, text: str) -> Iterable[str]:
-        """What may follow where every atom to come is one that is needed."""
-        yield from state.rings if state.heavy == self.max_atoms else _ring_numbers(state)
-        if state.heavy < self.max_atoms:
-            for element in self.needed - elements_of(text):
-                yield from atoms_of(element)
+    def _atoms_missing(self, state: Prefix) -> list[str]:
+        """The ways to write an atom that is needed and not there yet."""
+        missing = {(atom.element, atom.hydrogens) for needed in self.patterns for atom in _missing_of(state, needed)}
+        return [*dict.fromkeys(text for kind in sorted(missing, key=str) for text in texts_of(*kind))]
+
+    def brackets(self, state: Prefix, left: int) -> list[str]:
+        """The atoms in brackets that may follow where all atoms to come are needed but so many."""
+        return [text for text in (*self._atoms_missing(state), *(_FREE_BRACKETS if left else ())) if text[0] == "["]
+
+    def _last_symbols(self, state: Prefix, left: int) -> Iterable[str]:
+        """What may follow where all atoms to come are needed but so many."""
+        full = state.heavy == self.max_atoms
+        yield from state.rings
+        if not full:
+            yield from self._atoms_missing(state)
         if not state.bond:
-            yield from (")", "=", "#", "$")
+            yield ")"
+        if not full and left:
+            yield from _FREE
+        if not state.bond:
+            yield from ("=", "#", "$")
             if state.stack[-1] >= 0 and state.atoms[state.stack[-1]].arom:
                 # Elsewhere a single bond is what no symbol says, too.
                 yield "-"
-            if state.heavy < self.max_atoms:
+        if not full:
+            yield from _ring_numbers(state)[len(state.rings) :]
+            if not state.bond:
                 yield from ("(",) if self.connected else ("(", ".")
 
     def start(self) -> MoleculeState:
@@ -341,7 +417,7 @@ class MoleculeState:
 
         Asked where none may follow, or only elements that it needs; else, and where a search finds no end in time, True.
         """
-        constraint, before, symbol = self._constraint, reading.before, reading.symbol
+        constraint, before, symbol, fixed = self._constraint, reading.before, reading.symbol, True
         begun, budget = text.removesuffix(symbol), [SEARCHED_LAST]
         if reading.after is not None:
             if constraint.may_become_one(reading.after, text, budget):
@@ -350,18 +426,14 @@ class MoleculeState:
         elif symbol[0] == "%":
             wholes = _ring_numbers(before, symbol)
         else:
-            left, isotope = constraint.left(before, begun), symbol[: len(symbol) - len(symbol.lstrip("[0123456789"))]
+            left, isotope = constraint.left(before), symbol[: len(symbol) - len(symbol.lstrip("[0123456789"))]
             element_to_come = isotope == symbol
-            if left > 1 or (left == 1 and element_to_come):
+            if left > MOST_FREE + 1 or (left > MOST_FREE and element_to_come):
                 return True
-            missing = constraint.needed - elements_of(begun)
-            endings = (
-                [atom for element in missing for atom in atoms_of(element) if atom[0] == "["]
-                if element_to_come
-                else bracket_endings(symbol)
-            )
+            endings = constraint.brackets(before, left) if element_to_come else bracket_endings(symbol)
             wholes = [isotope + ending[1:] for ending in endings]
-        afters = ((constraint.after(before, whole), begun + whole) for whole in wholes)
+            fixed = not element_to_come or left == 0
+        afters = ((constraint.after(before, whole), begun + whole if fixed else None) for whole in wholes)
         return any(after is not None and constraint.may_become_one(after, at, budget) for after, at in afters)
 
     def advance(self, token: int) -> MoleculeState:
