@@ -47,8 +47,9 @@ class TokenGroups:
         named = axis_of(axis)
         tokens = named.tokens(model.vocabulary)
         vectors = torch.zeros(len(model.embedding), len(tokens), dtype=model.embedding.dtype, device=model.device)
-        for group, ids in enumerate(tokens):
-            vectors[torch.from_numpy(ids), group] = 1.0
+        # Without a space before it a token may be the middle of any word.
+        for group, (spaced, _) in enumerate(tokens.values()):
+            vectors[list(spaced), group] = 1.0
         directions = torch.eye(len(tokens), dtype=vectors.dtype, device=model.device)
         return _made(tuple(name for name, _ in named.groups), vectors, directions, False, frequencies(model, texts))
 
