@@ -380,7 +380,8 @@ def _check_open(state: Prefix, k: int, parsing_atom: bool) -> None:
     if not allowed:
         raise Invalid
     if explicit + atom.implh > max(allowed):
-        bonds = _explicit(atom)
+        # Neither the double bond to O nor the triple one to N lies on a ring.
+        bonds = _explicit(atom) + sum(BOND_ORDERS[bond] if bond else 1 for at, bond in state.rings.values() if at == k)
         opened = state.bond in ("=", "#") if k == stack[-1] else False
         if not (_is_neutral_nitrogen(atom) and explicit <= 5 and (_is_written_with_five(atom) or opened or bonds <= 3)):
             raise Invalid

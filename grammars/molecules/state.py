@@ -36,7 +36,7 @@ RING_NUMBERS = (*map(str, range(10)), *(f"%{k}" for k in range(10, 100)))
 FEW_ATOMS = 2
 SEARCHED = 200
 # The same where what is required leaves no choice of elements but for so many atoms.
-SEARCHED_LAST = 1000
+SEARCHED_LAST = 1500
 MOST_FREE = 1
 # Where none of these fits, whole, no element does.
 VERSATILE = ("[C]", "[S]", "[P]", "[c]", "[N+]", "[O-]", "[Fe]")
@@ -293,10 +293,11 @@ class MoleculeConstraint:
         except Invalid:
             return None
 
-    def may_become_one(self, state: Prefix, text: str | None, budget: list[int]) -> bool:
+    def may_become_one(self, state: Prefix, text: str | None, budget: list[int], closed: str = "") -> bool:
         """Whether a molecule goes on like this, as far as a search of so many symbols tells; True where atoms are left over.
 
-        text  of the state, of whole symbols; None where it stands for others too, with other atoms in some places
+        text    of the state, of whole symbols; None where it stands for others too, with other atoms in some places
+        closed  the ring that the search has closed last at the current atom: of several it is enough to try one order
         """
         left = self.left(state)
         if left < 0 or (state.stack[-1] >= 0 and not self._rings_leave_room(state)):
@@ -315,7 +316,13 @@ class MoleculeConstraint:
                 continue
             # An atom that is not needed stands for any other with as many bonds.
             fixed = text is not None and self.left(after) == left
-            if self.may_become_one(after, f"{text}{symbol}" if fixed else None, budget):
+            if symbol in state.rings:
+                if symbol < closed:
+                    continue
+                last = symbol
+            else:
+                last = closed if symbol in BOND_ORDERS else ""
+            if self.may_become_one(after, f"{text}{symbol}" if fixed else None, budget, last):
                 return True
         return False
 
