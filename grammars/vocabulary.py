@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -77,6 +78,12 @@ class Vocabulary:
         """What the text tokens write, ascending, and beside it their ids: a trie to walk by bisection."""
         order = sorted((written, t) for t, written in enumerate(self.tokens) if written)
         return [written for written, _ in order], [t for _, t in order]
+
+    def token_of(self, written: bytes) -> int | None:
+        """The text token that writes just these bytes, of several the one with the highest id; None where none does."""
+        pieces, ids = self.by_bytes
+        at = bisect_right(pieces, written) - 1
+        return ids[at] if at >= 0 and pieces[at] == written else None
 
 
 def vocabulary_from_tokenizer(

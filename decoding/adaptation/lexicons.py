@@ -72,13 +72,12 @@ class Axis:
         returns  group -> (ids with a space before the word, ids without)
         Raises RequestError for a group of which no word can be told after a space.
         """
-        ids = {written: token for token, written in enumerate(vocabulary.tokens) if written}
         starts: dict[str, tuple[set[int], set[int]]] = {group: (set(), set()) for group, _ in self.groups}
         for group, words in self.groups:
             for word in words:
                 for form in (word, word.capitalize(), word.upper()):
                     for kind, space in enumerate((b" ", b"")):
-                        starts[group][kind].update(_first_token(space, form.encode(), ids))
+                        starts[group][kind].update(_first_token(space, form.encode(), vocabulary))
         found = {}
         for group, own in starts.items():
             others = [other for name, other in starts.items() if name != group]
@@ -94,11 +93,11 @@ class Axis:
         return found
 
 
-def _first_token(space: bytes, word: bytes, ids: Mapping[bytes, int]) -> list[int]:
+def _first_token(space: bytes, word: bytes, vocabulary: Vocabulary) -> list[int]:
     """The longest token that the bytes begin with, if it has more than five sixths of the word: " wait" is no waiter yet."""
     written = space + word
     for end in range(len(written), len(space), -1):
-        token = ids.get(written[:end])
+        token = vocabulary.token_of(written[:end])
         if token is not None:
             return [token] if 6 * (end - len(space)) > 5 * len(word) else []
     return []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 
 from grammars.vocabulary import Vocabulary
 
@@ -48,9 +49,10 @@ def named_first(
     texts: Sequence[Sequence[int]], axes: Axes, vocabulary: Vocabulary, in_a_word: bool
 ) -> dict[str, tuple[str | None, ...]]:
     """Axis -> for each text the group that it names first. texts  [N] of token ids; in_a_word: of what stands before them"""
-    followed = []
+    followed, start = [], Naming(axes, vocabulary, in_a_word)
     for text in texts:
-        naming = Naming(axes, vocabulary, in_a_word)
+        naming = copy(start)
+        naming.first = dict(start.first)
         naming.advance(text)
         followed.append(naming.first)
     return {name: tuple(first[name] for first in followed) for name, _ in axes}

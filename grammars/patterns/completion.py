@@ -169,12 +169,11 @@ class CompletionState:
 
     def _may_write(self, state: ConstraintState, rest: bytes) -> bool:
         """Whether tokens that write just these bytes may come."""
-        pieces, ids = self._constraint.vocabulary.by_bytes
         for size in range(1, len(rest) + 1):
-            at = bisect_right(pieces, rest[:size]) - 1
-            if at < 0 or pieces[at] != rest[:size] or not state.accepts(np.array([ids[at]]))[0]:
+            token = self._constraint.vocabulary.token_of(rest[:size])
+            if token is None or not state.accepts(np.array([token]))[0]:
                 continue
-            if size == len(rest) or self._may_write(state.advance(ids[at]), rest[size:]):
+            if size == len(rest) or self._may_write(state.advance(token), rest[size:]):
                 return True
         return False
 
