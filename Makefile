@@ -46,8 +46,8 @@ lint: $(INSTALLED)  ## ruff and mypy
 	@.venv/bin/ruff check .
 	.venv/bin/mypy
 
-bench: $(INSTALLED)  ## measurements, one JSON line each
-	@.venv/bin/reweigh bench
+bench: $(INSTALLED)  ## every measurement, one JSON line each; ARGS="overhead" for one
+	@.venv/bin/reweigh bench $(if $(ARGS),$(ARGS),--all)
 
 bench-reference: $(INSTALLED) .cache/genlm-venv/.installed  ## genlm-control on the shared tasks; ARGS="date --seeds 0 1"
 	@model=$$(.venv/bin/python -m decoding.embedded_model)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from grammars.errors import DeadEnd, GrammarError, ReweighError, Unsatisfiable
+from server import cli_bench
 from server import cli_errors as codes
 from server.cli_errors import Terminated, UsageError, name_of
 from server.cli_parser import parser
@@ -51,7 +52,12 @@ def main(arguments: Sequence[str] | None = None, *, engine: Engine | None = None
 
 
 def _parsed(arguments: list[str]) -> argparse.Namespace:
-    """The options of a command; what `serve` does not know itself is vLLM's."""
+    """The options of a command; what `serve` does not know itself is vLLM's, what follows a benchmark's name is its own."""
+    if arguments[:1] == ["bench"]:
+        arguments, rest = cli_bench.split_arguments(arguments)
+        options = parser().parse_args(arguments)
+        options.bench_arguments = rest
+        return options
     if arguments[:1] != ["serve"]:
         return parser().parse_args(arguments)
     about = [argument for argument in arguments if argument.startswith("--help=")]

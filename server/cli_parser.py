@@ -65,10 +65,10 @@ def parser() -> argparse.ArgumentParser:
     one.set_defaults(run=cli_demo.run, model=None, url=None, engine_args=None, quiet=False)
 
     one = commands.add_parser(
-        "bench", help="run the benchmarks of a checkout", description="Run benchmarks from bench/ of a checkout."
+        "bench", help="run the benchmarks of a checkout", description=cli_bench.ABOUT, epilog=cli_bench.MORE
     )
-    one.add_argument("names", nargs="*", help="which ones; all of them without a name")
-    one.set_defaults(run=cli_bench.run)
+    cli_bench.add_options(one)
+    one.set_defaults(run=cli_bench.run, bench_arguments=[])
 
     one = commands.add_parser(
         "calibrate",

@@ -71,6 +71,8 @@ def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]
         (["regex", "hi", "--pattern", "a", "--particles", "0"], 2, "particles=0"),
         (["regex", "hi", "--pattern", "a", "--model", "./no-such-folder"], 1, "no-such-folder"),
         (["bench", "no-such-bench"], 2, "no-such-bench"),
+        (["bench", "json_schema", "sql", "--schemas", "3"], 2, "--schemas"),
+        (["bench", "--all", "sql"], 2, "--all"),
         (["json", "hi"], 2, "--schema"),
         (["jsn", "hi"], 2, "jsn"),
         (["regex", "hi", "--pattern", "a", "--partic", "3"], 2, "--partic"),
@@ -103,6 +105,16 @@ def test_a_mistake_is_named_with_its_exit_code(
     assert main(arguments) == code
     captured = capsys.readouterr()
     assert named in captured.err and captured.out == ""
+
+
+def test_benchmarks_are_listed_with_their_questions_and_take_arguments_of_their_own(capfd: pytest.CaptureFixture[str]):
+    assert main(["bench"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert all(line.endswith("?") for line in lines) and any(line.startswith("json_schema ") for line in lines)
+    assert main(["bench", "json_schema", "--help"]) == 0
+    assert "usage: bench_json_schema" in capfd.readouterr().out
+    assert main(["bench", "json_schema", "generation", "--no-such-option"]) == 1
+    assert "--no-such-option" in capfd.readouterr().err
 
 
 def test_a_real_run_prints_the_result_alone_on_stdout(tmp_path: Path):
