@@ -25,7 +25,9 @@ def add_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "names", nargs="*", metavar="NAME", help="which ones; what follows a single name goes to that benchmark"
     )
-    command.add_argument("--all", action="store_true", help="run every one: hours; some need what `make bench-*` installs")
+    command.add_argument(
+        "--all", action="store_true", help="run every one: hours; some need what `make bench-*` installs"
+    )
 
 
 def split_arguments(arguments: list[str]) -> tuple[list[str], list[str]]:

@@ -96,6 +96,8 @@ class Dialect:
     # What no other has: one table in brackets; a name or USING after joins in brackets; (a, b) BETWEEN and (a, b) IS;
     # a frame after the name of a window, or without ORDER BY; 1. as a number; numbers in ORDER BY that count no column.
     lenient: bool = False
+    # (SELECT ...) AS v(a, b) names the columns: "all" of them, or "some", the first ones. "" where no list may come.
+    column_list: str = ""
     joins_operators: bool = False  # characters of operators side by side are one operator: 1 %-2 calls %-
 
     @cached_property
@@ -159,19 +161,22 @@ DIALECTS = {
             "postgresql", "postgres", '"', False, True, True, True, True, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double precision", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_POSTGRESQL} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL),
-            values_column=("column", 1), joins_operators=True,
+            values_column=("column", 1), column_list="some", joins_operators=True,
         ),
         Dialect(
-            "mysql", "mysql", "`", True, False, False, False, True, ("like",), False, False, True, False, True,
+            "mysql", "mysql,normalization_strategy=case_insensitive",
+            "`", True, False, False, False, True, ("like",), False, False, True, False, True,
             ("union", "intersect", "except"),
             ("signed", "unsigned", "char", "date", "datetime", "time", "decimal", "double"),
             f"{_WINDOW} {_COMMON} {_MYSQL} {_MATH}", OPERAND_WORDS | _words(_RESERVED_MYSQL, _RESERVED_POSTGRESQL),
+            column_list="all",
         ),
         Dialect(
             "duckdb", "duckdb", '"', False, False, True, True, False, ("like", "ilike"), True, False, False, True, False,
             ("union", "intersect", "except"), (*_STANDARD_TYPES, "double", "float", "interval"),
             f"{_WINDOW} {_COMMON} {_DUCKDB} {_MATH}", OPERAND_WORDS | _words(_RESERVED_POSTGRESQL, "qualify pivot unpivot"),
-            values_column=("col", 0), row_subquery=False, window_in_order=False, joins_operators=True,
+            values_column=("col", 0), row_subquery=False, window_in_order=False, column_list="some",
+            joins_operators=True,
         ),
     )
 }  # fmt: skip

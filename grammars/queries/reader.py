@@ -57,8 +57,10 @@ from grammars.queries.scope import (
     relation_named,
     relation_of,
     resolve_pending,
+    wanted_of_list,
     wants_one_table,
     whole_length,
+    with_columns,
     with_query,
 )
 
@@ -255,11 +257,7 @@ class Reader:
     def _alias(self, frame: Frame, name: str) -> Frame | None:
         query = frame.query
         if frame.kind == "names":
-            assert frame.up is not None
-            if name in frame.up.query.cte_columns:
-                return None
-            up = with_query(frame.up, cte_columns=(*frame.up.query.cte_columns, name))
-            return frame.but(up=up, query=up.query, expect=AFTER)
+            return frame.but(listed=(*frame.listed, name), expect=AFTER) if self._may_list(frame, name) else None
         if query.clause == "items":
             kinds = query.item.kinds if query.item else ANY
             return with_query(frame, item=Output(name, kinds), aliases={**query.aliases, name: kinds}).but(
@@ -269,7 +267,7 @@ class Reader:
         called = Source(name, named)
         if self._is_taken(frame, name) or any(other.alias == name for other in others):
             return None
-        if any(ref.is_missed_by(called) for ref in query.pending):
+        if self._is_missed(query, called):
             return None
         if frame.last == "bracket":
             if any(output.star and output.name == name for output in query.outputs):
@@ -292,6 +290,40 @@ class Reader:
         for source in query.sources[-query.bracket :]:
             columns = {**source.relation.columns, **columns}
         return [*query.outside, *query.groups, *query.sources], Relation("", columns, len(columns))
+
+    def _is_missed(self, query: Query, source: Source) -> bool:
+        """Whether the select list named a column of this source that it does not have, nor gets from a list after its alias."""
+        if not any(ref.is_missed_by(source) for ref in query.pending):
+            return False
+        relation, alias = source.relation, source.alias
+        if not self.names.dialect.column_list or relation.name or not relation.outputs:
+            return True
+        if any(ref.qualifier == STORED + alias for ref in query.pending):
+            return True
+        return len(wanted_of_list(query, alias, ())) > len(relation.outputs)
+
+    def _may_list(self, frame: Frame, name: str, begun: bool = False) -> bool:
+        """Whether a list of columns may go on with this name: no column is called like another, and those named before fit."""
+        assert frame.up is not None
+        if frame.up.last == "cte":
+            return begun or name not in frame.listed
+        newest = frame.query.sources[-1]
+        wanted = wanted_of_list(frame.query, newest.alias, frame.listed)
+        left = len(newest.relation.outputs) - len(frame.listed)
+        if len(wanted) == left:
+            return any(known.startswith(name) if begun else known == name for known in wanted)
+        return len(wanted) < left and (begun or name not in frame.listed)
+
+    def _close_columns(self, frame: Frame, up: Frame) -> Frame | None:
+        """The list of a sub-query's columns ends, and gives those that the select list named by its alias."""
+        *others, newest = frame.query.sources
+        whole = len(frame.listed) == len(newest.relation.outputs)
+        if self.names.dialect.column_list == "all" and not whole:
+            return None
+        called = Source(newest.alias, with_columns(newest.relation, frame.listed))
+        if any(ref.is_missed_by(called) for ref in frame.query.pending):
+            return None
+        return with_query(up, sources=(*others, called)).but(expect=NOTHING)
 
     def _column(self, frame: Frame, qualifier: str | None, name: str) -> Frame | None:
         found = refer(frame, self.names, qualifier, name)
@@ -542,7 +574,7 @@ class Reader:
             case "list":
                 return frame.but(expect=OPERAND, left=-1, comparing=frame.among, last="")
             case "names":
-                return frame.but(expect=NAME)
+                return frame.but(expect=NAME) if self._may_list(frame, "", begun=True) else None
             case "using":
                 return frame.but(expect=USING)
             case "type":
@@ -602,7 +634,7 @@ class Reader:
                 return Frame(frame, "filter", AFTER, query)
             case "using":
                 return Frame(frame, "using", USING, query)
-            case "cte":
+            case "cte" | "alias":
                 return Frame(frame, "names", NAME, query)
             case "cte as":
                 return Frame(frame, "paren", OPERAND, query)
@@ -650,8 +682,10 @@ class Reader:
                 return self._close_call(frame, up)
             case "row":
                 return self._close_row(frame, up)
+            case "names" if up.last == "cte":
+                return with_query(up, cte_columns=frame.listed).but(expect=AFTER)
             case "names":
-                return up.but(expect=AFTER, last="cte")
+                return self._close_columns(frame, up)
             case "filter":
                 return up.but(expect=AFTER, last="aggregate call")
             case "using":
@@ -831,6 +865,8 @@ class Reader:
                 return self._may_be_window(frame, word, begun=True)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 return self._may_be_named(frame, word, quoted=False)
+            if frame.kind == "names" and expect == NAME:
+                return self._may_list(frame, word, begun=True)
             if frame.kind != "query":
                 return expect != AFTER or frame.last == "type" or self._may_go_on(frame, word, _AFTER_NESTED)
             if expect in (AFTER, NOTHING) and not self._may_end_part(frame, word):
@@ -848,6 +884,8 @@ class Reader:
                 return expect in (OPERAND, COLUMN, TABLE, USING) and self._may_begin(frame, begun, begun.text)
             if expect == WINDOW:
                 return self._may_be_window(frame, self.names.key(unquoted(text), True), begun=True)
+            if frame.kind == "names" and expect == NAME:
+                return self._may_list(frame, self.names.key(unquoted(text), True), begun=True)
             if expect in (OPERAND, COLUMN, TABLE, USING):
                 if expect == OPERAND and self._may_be_string(frame, text[:1]):
                     kinds = self._string_kinds(unquoted(text), closed=False)
@@ -929,8 +967,7 @@ class Reader:
         for end in range(2, len(alias) + 1):
             begun = alias[:end]
             if begun[-1].isdigit() and (
-                any(other.alias == begun for other in others)
-                or any(ref.is_missed_by(Source(begun, named)) for ref in frame.query.pending)
+                any(other.alias == begun for other in others) or self._is_missed(frame.query, Source(begun, named))
             ):
                 return True
         return False

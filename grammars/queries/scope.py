@@ -22,6 +22,7 @@ class Relation(NamedTuple):
     width   counts the unnamed columns too
     rowids  what names its rows' key beside the columns: no star and no join by name takes it for one
     stored  whether it is a table or view of the database's
+    outputs of a sub-query: its columns in their order
     """
 
     name: str
@@ -29,6 +30,7 @@ class Relation(NamedTuple):
     width: int
     rowids: tuple[str, ...] = ()
     stored: bool = False
+    outputs: tuple[Output, ...] = ()
 
     def kinds(self, name: str) -> int:
         """The kinds of what a name means here, 0 where it means nothing."""
@@ -140,12 +142,13 @@ class Frame:
     row        kinds of the columns of the row that is being compared; of a frame of kind row: what its own must be comparable with
     cells      kinds of the columns of a row so far
     window     what brackets of kind over have said of theirs
+    listed     the names that brackets of kind names hold so far
     """
 
     __slots__ = (
         "among", "between", "cells",
-        "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "qualifier",
-        "query", "row", "up", "window",
+        "commas", "comparing", "distinct", "expect", "function", "holds", "kind", "last", "left", "listed",
+        "qualifier", "query", "row", "up", "window",
     )  # fmt: skip
 
     up: Frame | None
@@ -165,6 +168,7 @@ class Frame:
     row: tuple[int, ...]
     cells: tuple[int, ...]
     window: Window
+    listed: tuple[str, ...]
 
     def __init__(
         self,
@@ -191,6 +195,7 @@ class Frame:
         self.holds = False
         self.row = self.cells = ()
         self.window = Window()
+        self.listed = ()
 
     def but(self, **changes: Any) -> Frame:
         other = Frame.__new__(Frame)
@@ -574,4 +579,18 @@ def relation_of(query: Query, name: str) -> Relation:
         outputs = tuple(Output(column, known.get(k, ANY)) for k, column in enumerate(query.cte_columns))
     named = [output.name for output in outputs if output.name]
     columns = {output.name: output.kinds for output in outputs if output.name and named.count(output.name) == 1}
-    return Relation(name, columns, len(outputs))
+    return Relation(name, columns, len(outputs), outputs=outputs)
+
+
+def with_columns(relation: Relation, listed: tuple[str, ...]) -> Relation:
+    """A sub-query whose first columns a list gives other names."""
+    outputs = relation.outputs[len(listed) :]
+    called = [*listed, *(output.name for output in outputs)]
+    kinds = [output.kinds for output in relation.outputs]
+    columns = {name: kind for name, kind in zip(called, kinds, strict=True) if name and called.count(name) == 1}
+    return relation._replace(columns=columns)
+
+
+def wanted_of_list(query: Query, alias: str, listed: tuple[str, ...]) -> set[str]:
+    """The columns that were named by the alias of a sub-query, and that the list after it has not given yet."""
+    return {ref.name for ref in query.pending if ref.means(alias)} - set(listed)

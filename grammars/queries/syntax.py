@@ -61,8 +61,9 @@ w: W?
 query: body{order}
 body: (core_s | core_o) (W setop W (core_s | core_o))*
 with: K_WITH W (K_RECURSIVE W)? cte (w "," w cte)* W query_w
-cte: name (w "(" w name (w "," w name)* w ")")? W K_AS W "(" w (query_w{valued_w}) w ")"
+cte: name column_list? W K_AS W "(" w (query_w{valued_w}) w ")"
 query_w: core_w (W setop W core_w)*{order_w}
+column_list: w "(" w name (w "," w name)* w ")"
 name: ALIAS | QUOTED
 """
 
@@ -83,7 +84,8 @@ def _core(x: str, items: str, dialect: Dialect, namespace: str) -> str:
     inner = "W (K_INNER W)? K_JOIN W"
     sides = f"W (K_LEFT | K_RIGHT{' | K_FULL' if dialect.full_join else ''}) W (K_OUTER W)? K_JOIN W"
     valued = f" | valued_{x}" if dialect.values_column is not None else ""
-    derived = rf'"(" w ({query}{valued}) w ")"' + (" named" if dialect.derived_alias_required else " named?")
+    called = f"named{' column_list?' if dialect.column_list else ''}"
+    derived = rf'"(" w ({query}{valued}) w ")" ' + (called if dialect.derived_alias_required else f"({called})?")
 
     some, of_bracket = ("*", " named?") if dialect.lenient else ("+", "")
 

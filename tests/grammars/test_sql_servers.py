@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 from grammars.errors import GrammarError
 from grammars.queries.schema import BOOL, NUMBER, TEXT, TIME
 from grammars.sql import Sql, SqlConstraint
 from tests import databases
-from tests.grammars.small import SMALL, is_member
+from tests.grammars.small import SMALL, by_bytes, is_member
 
 TABLES = """
 CREATE TABLE singer (id INTEGER PRIMARY KEY, name VARCHAR(40), age INTEGER, born DATE, "Is Male" BOOLEAN, "order" INTEGER);
@@ -32,6 +33,10 @@ BOTH_ACCEPT = (
     "SELECT name, rank() OVER w FROM singer WINDOW w AS (PARTITION BY name ORDER BY age)",
     "WITH v(a, b) AS (VALUES (1, 'x'), (2, 'y')) SELECT name, b FROM singer JOIN v ON age = a",
     "SELECT * FROM (VALUES (1, 2), (3, 4)) AS v",
+    "SELECT v.age, singer.name FROM (VALUES (1, 'x'), (2, 'y')) AS v(age, word) JOIN singer ON word = name WHERE v.age = 1",
+    "SELECT v.id FROM (SELECT name, id FROM singer) v (who) WHERE v.who = 'Ann'",
+    'SELECT age FROM (SELECT 1, 2) AS v("n m", age), (SELECT 3) AS w(a) WHERE "n m" = a',
+    "SELECT * FROM (SELECT id, name FROM singer) AS v(a, b) NATURAL JOIN (SELECT 1 AS a) AS w ORDER BY a",
     "SELECT name FROM singer WHERE (age, name) = (1, 'x') OR (id, age) IN ((1, 2), (3, 4)) OR (id, age) IN (VALUES (1, 2))",
     "SELECT name FROM singer WHERE (id, age) IN (SELECT id, age FROM singer)",
     "SELECT id & 3, id | -4, id << 1, id >> 2, ~id, id % -2 FROM singer WHERE id & 1 = 1",
@@ -56,6 +61,11 @@ BOTH_REFUSE = (
     "SELECT id &~ 1 FROM singer",
     "SELECT name FROM singer WHERE id =~ 2",
     "SELECT * FROM (VALUES (1, 2), (3)) AS v",
+    "SELECT v.id FROM (VALUES (1, 2)) AS v(a, b)",
+    "SELECT age FROM (VALUES (1, 2)) AS v(age, b, c)",
+    "SELECT age FROM (VALUES (1, 2)) AS v(age, age)",
+    "SELECT v.id FROM (SELECT id FROM singer) AS v(n)",
+    "SELECT * FROM (SELECT name FROM singer) AS v(n) WHERE n > 3.5",
 )
 
 
@@ -178,6 +188,26 @@ def test_what_only_one_of_them_can_say(postgresql: str, duckdb: str):
         assert not is_member(duck, query), query
 
 
+@pytest.mark.parametrize("dialect", ["postgresql", "mysql"])
+@pytest.mark.parametrize(
+    "begun", ["v.xy, v.zw FROM {} v", "v.xy, v.zw FROM {} AS v(", "v.xy FROM {} AS v(", "v.a FROM {} AS v(z"]
+)
+def test_a_list_of_columns_has_room_for_those_named_before_it(dialect: str, begun: str):
+    """Walks at random from a sub-query's alias on: none comes to where nothing may follow."""
+    constraint = Sql(tables={"t": {"a": "INTEGER"}}, dialect=dialect, forward_column=2).compile(SMALL)
+    rng, every = np.random.default_rng(1), np.arange(SMALL.size)
+    for _ in range(40):
+        state = by_bytes(constraint, b"SELECT " + begun.format("(SELECT a, 3 FROM t)").encode())
+        assert state is not None
+        for _ in range(25):
+            accepted = state.accepts(every)
+            accepted[SMALL.eos] = False
+            if not accepted.any():
+                assert state.is_complete
+                break
+            state = state.advance(int(rng.choice(np.flatnonzero(accepted))))
+
+
 def test_mysql_is_judged_by_its_grammar_and_by_sqlglot():
     """No MySQL server is at hand: tables are declared, and EXPLAIN is not asked."""
     constraint = Sql(tables={"t": {"a": "INTEGER", "b": "VARCHAR(9)", "key": "TEXT"}}, dialect="mysql").compile(SMALL)
@@ -188,6 +218,8 @@ def test_mysql_is_judged_by_its_grammar_and_by_sqlglot():
         "SELECT rank() OVER w FROM t WINDOW w AS (ORDER BY a)",
         "SELECT a & 1, a |-1, ~a FROM t WHERE (a, b) = (1, 'x') OR (a, b) IN ((1, 'x'), (2, 'y'))",
         "SELECT t.a FROM (t JOIN t AS u ON t.a = u.a)",
+        "SELECT v.b FROM (SELECT a, a FROM t) AS v(c, B)",
+        "SELECT A FROM t",
     ):
         assert is_member(constraint, query), query
     for query in (
@@ -199,5 +231,6 @@ def test_mysql_is_judged_by_its_grammar_and_by_sqlglot():
         "SELECT rowid FROM t",
         "SELECT a FROM main.t",
         "SELECT a FROM t WHERE a IN (VALUES (1))",
+        "SELECT v.b FROM (SELECT a, a FROM t) AS v(b)",
     ):
         assert not is_member(constraint, query), query
