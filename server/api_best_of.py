@@ -24,7 +24,7 @@ MOST_PARTICLES = 1024
 MOST_WAVES = 64
 # The rule `mbr` compares every two candidates.
 MOST_COMPARED = 64
-_FIELDS = ("k", "reward", "temperature", "profile", "rule", "until", "wave", "token_budget", "judge")
+_FIELDS = ("k", "reward", "temperature", "profile", "rule", "until", "wave", "token_budget", "judge_budget", "judge")
 # Rewards whose options may come in a body: cheap ones, and a model as a judge. JSON is better asked for as a constraint.
 _REWARDS = (
     "mean_logprob", "self_certainty", "exact_match", "numeric_match", "judge", "pairwise_judge", "rubric_judge",
@@ -33,11 +33,15 @@ _REWARDS = (
 
 @dataclass(frozen=True)
 class InWaves:
-    """Draw so many at a time until it is enough. token_budget: of all draws; None for no bound but k."""
+    """Draw so many at a time until it is enough.
+
+    token_budget  of all draws; judge_budget: candidates that are judged. None: k alone bounds them
+    """
 
     until: Stop
     wave: int
     token_budget: int | None
+    judge_budget: int | None
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
     k = count({"k": k}, "k", 1, MOST_PARTICLES, "reweigh.particles")
     waves = _waves(given, k, place)
     if "reward" not in given:
-        for name in ("temperature", "rule", "judge"):
+        for name in ("temperature", "rule", "judge", "judge_budget"):
             if name in given:
                 raise bad(f"{place}.{name} is about a reward, and there is none", f"{place}.{name}")
         if waves is None or waves.until.needs_rewards:
@@ -161,7 +165,7 @@ def _with_profile(given: Mapping[str, Any], names: Names, place: str) -> Mapping
 
 def _waves(given: Mapping[str, Any], k: int, place: str) -> InWaves | None:
     if "until" not in given:
-        for name in ("wave", "token_budget"):
+        for name in ("wave", "token_budget", "judge_budget"):
             if name in given:
                 raise bad(f"{place}.{name} is about drawing in waves: give until as well", f"{place}.{name}")
         return None
@@ -172,8 +176,11 @@ def _waves(given: Mapping[str, Any], k: int, place: str) -> InWaves | None:
     wave = count(given, "wave", 1, k, f"{place}.wave") if "wave" in given else min(4, k)
     if -(-k // wave) > MOST_WAVES:
         raise bad(f"{place}.wave is {wave}: {k} candidates are more than {MOST_WAVES} waves of it", f"{place}.wave")
-    budget = count(given, "token_budget", 1, 1 << 30, f"{place}.token_budget") if "token_budget" in given else None
-    return InWaves(until, wave, budget)
+    tokens, judged = (
+        count(given, name, 1, 1 << 30, f"{place}.{name}") if name in given else None
+        for name in ("token_budget", "judge_budget")
+    )
+    return InWaves(until, wave, tokens, judged)
 
 
 def _rule(given: Mapping[str, Any], k: int, place: str) -> Rule:

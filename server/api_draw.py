@@ -18,6 +18,7 @@ from server.api_answer import Answer, answer_of, totals, usage
 from server.api_errors import ApiError, api_error
 from server.api_request import Asked
 from server.api_shapes import Shape
+from server.api_thinking import thought_tokens
 from server.api_waves import chunks_in_waves
 
 if TYPE_CHECKING:
@@ -191,6 +192,14 @@ async def _follow(job: Job, k: int, news: asyncio.Queue[tuple[int, Chunk | Excep
 def usage_of(job: Job, answers: Sequence[Answer]) -> dict[str, Any]:
     """OpenAI counts a prompt once however many choices it has; each of several prompts counts."""
     made = usage(answers)
+    if (thinking := job.asked.thoughts) is not None:
+        piece = job.service.vocabulary.bytes_of
+        made["completion_tokens_details"] = {
+            "reasoning_tokens": sum(
+                thought_tokens([piece(token) for token in answer.result.tokens[answer.particle]], thinking)
+                for answer in answers
+            )
+        }
     prompts = len(job.draws) // job.asked.n
     if prompts > 1:
         made["prompt_tokens"] = sum(len(request.prompt) for request, _ in job.draws[:: job.asked.n])

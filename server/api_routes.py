@@ -294,7 +294,7 @@ def _job(
 def _waves(k: int, asked: InWaves, max_tokens: int) -> Waves:
     from decoding.waves import Waves
 
-    waves = Waves(asked.until, k, asked.wave, asked.token_budget, None, max_tokens)
+    waves = Waves(asked.until, k, asked.wave, asked.token_budget, asked.judge_budget, max_tokens)
     if waves.next_wave(0, 0)[0] == 0:
         param = "reweigh.best_of.token_budget"
         raise bad(f"{param}={asked.token_budget} is less than one candidate of max_tokens={max_tokens} can need", param)

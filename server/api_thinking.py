@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 
@@ -56,6 +57,20 @@ def parted(text: str, thinking: Thinking) -> tuple[str, str | None]:
     thoughts = Thoughts(thinking)
     thought, answer = thoughts.feed(text)
     return thought + thoughts.rest(), answer if thoughts.ended else None
+
+
+def thought_tokens(pieces: Sequence[bytes], thinking: Thinking) -> int:
+    """How many of a text's tokens its thought has, marks apart; pieces: what each token writes.
+
+    A token that begins in the thought is of it.
+    """
+    text = b"".join(pieces)
+    start, end = (thinking.start or "").encode(), thinking.end.encode()
+    first = len(start) if start and text.startswith(start) else 0
+    last = text.find(end, first)
+    begins = accumulate(map(len, pieces), initial=0)
+    within = range(first, len(text) if last < 0 else last)
+    return sum(at in within for at, piece in zip(begins, pieces, strict=False) if piece)
 
 
 def thinking_of(serving: Any, request: Any, prompt: Sequence[int]) -> Thinking | None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from server.api_thinking import Thinking, Thoughts, parted
+from server.api_thinking import Thinking, Thoughts, parted, thought_tokens
 
 R1 = Thinking("<think>", "</think>")
 PIECES = st.lists(st.sampled_from(["<think>", "</think>", "<", "</", "think", ">", "a", " ", "\n", "é"]), max_size=12)
@@ -27,6 +27,21 @@ PIECES = st.lists(st.sampled_from(["<think>", "</think>", "<", "</", "think", ">
 )
 def test_a_thought_ends_with_its_mark(text: str, thinking: Thinking, thought: str, answer: str | None):
     assert parted(text, thinking) == (thought, answer)
+
+
+@pytest.mark.parametrize(
+    ("pieces", "thinking", "count"),
+    [
+        (["<think>", "a", "bé", "</think>", "c"], R1, 2),
+        (["<", "think>", "a", "", "b</", "think", ">", "c"], R1, 2),
+        (["a", "b"], R1, 2),
+        (["</think>", "c"], R1, 0),
+        (["a.", ".", "c"], Thinking(None, "."), 1),
+        ([], R1, 0),
+    ],
+)
+def test_the_tokens_of_a_thought_are_those_that_begin_in_it(pieces: list[str], thinking: Thinking, count: int):
+    assert thought_tokens([piece.encode() for piece in pieces], thinking) == count
 
 
 @given(PIECES, st.sampled_from([R1, Thinking(None, "</think>"), Thinking(None, "aa")]))

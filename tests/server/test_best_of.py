@@ -84,6 +84,9 @@ def test_waves_end_when_no_better_reward_is_to_be_expected(serving: Serving):
     assert choice.stopped == "until" and max(rewards) == choice.reward == -1.0 and choice.message.content == "7"
     # Each wave is judged as it comes: the highest reward there is came with the last.
     assert max(rewards[: -choice.waves[-1]], default=-9.0) < -1.0
+    few = {**own, "best_of": {**own["best_of"], "until": {"improvement": {"highest": 1.0}}, "judge_budget": 5}}
+    choice = drawn(serving, few, temperature=3.0, seed=1)
+    assert choice.stopped == "judge_budget" and choice.waves == [2, 2, 1]
 
 
 def test_waves_stream_their_progress_and_then_the_text(serving: Serving):
@@ -194,6 +197,8 @@ def test_rewards_that_need_the_model_are_had_from_it(serving: Serving, reward: A
         ({"k": 1000, "until": "vote", "wave": 4}, "reweigh.best_of.wave", "more than 64 waves"),
         ({"k": 5000, "until": "vote"}, "reweigh.best_of.k", "from 1 to 1024"),
         ({"k": 8, "until": "vote", "token_budget": 3}, "reweigh.best_of.token_budget", "one candidate"),
+        ({"k": 8, "until": "vote", "judge_budget": 3}, "reweigh.best_of.judge_budget", "about a reward"),
+        ({"k": 8, "reward": "short", "judge_budget": 3}, "reweigh.best_of.judge_budget", "until"),
         ({"k": 8, "until": "vote", "token_budget": "all"}, "reweigh.best_of.token_budget", "whole number"),
         ({"k": 8, "reward": "short", "wave": 4}, "reweigh.best_of.wave", "until"),
         ({"k": 8, "reward": "pairwise_judge", "until": "vote"}, "reweigh.best_of.reward", "one batch"),

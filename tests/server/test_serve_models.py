@@ -126,6 +126,20 @@ def test_a_thought_is_told_as_vllm_tells_it(models: Serving):
         assert (choice.message.model_extra["reasoning"], choice.message.content) == (thought, content)
 
 
+def test_tokens_of_thoughts_are_counted_whole_and_in_a_stream(models: Serving):
+    body = {"n": 2, "max_tokens": 24, "logprobs": True, "extra_body": {"reweigh": {"particles": 2}}}
+    whole = chat(models, **body)
+    counted = whole.usage.completion_tokens_details.reasoning_tokens
+    *_, last = chat(models, **body, stream=True, stream_options={"include_usage": True})
+    assert last.usage.completion_tokens_details.reasoning_tokens == counted
+    within = 0
+    for choice in whole.choices:
+        tokens = [one.token for one in choice.logprobs.content]
+        marks = [k for k, token in enumerate(tokens) if "think>" in token]
+        within += (marks[-1] if "</think>" in "".join(tokens) else len(tokens)) - (tokens[0] == "<think>")
+    assert 0 < counted == within <= whole.usage.completion_tokens
+
+
 @pytest.mark.parametrize("particles", [1, 4])
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_budget_that_ends_inside_the_thought_is_told(models: Serving, particles: int, stream: bool):
