@@ -20,7 +20,9 @@ from server.api_json import DEEPEST_JSON, depth
 
 OPEN_PATHS = ("/health",)
 RETRY_AFTER_S = 1
-BODY_TIMEOUT_S = 60.0
+# A body has so long to come, and a second more for so many bytes of it that have: one that drips holds a place only briefly.
+BODY_TIMEOUT_S = 5.0
+BODY_BYTES_A_S = 32 << 10
 # Of an error's body; longer ones are cut.
 LONGEST_ERROR = 2000
 
@@ -131,7 +133,8 @@ async def _whole_body(headers: Headers, receive: Receive, most: int) -> bytes:
     parts: list[bytes] = []
     length = 0
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(BODY_TIMEOUT_S) as box:
+            begun = asyncio.get_running_loop().time()
             more = True
             while more:
                 message = await receive()
@@ -142,9 +145,13 @@ async def _whole_body(headers: Headers, receive: Receive, most: int) -> bytes:
                 if length > most:
                     raise too_large
                 more = message.get("more_body", False)
+                box.reschedule(begun + BODY_TIMEOUT_S + length / BODY_BYTES_A_S)
     except TimeoutError:
         raise ApiError(
-            HTTPStatus.REQUEST_TIMEOUT, f"the body did not come within {BODY_TIMEOUT_S:g} s", None, "body_timeout"
+            HTTPStatus.REQUEST_TIMEOUT,
+            f"the body came too slowly: it has {BODY_TIMEOUT_S:g} s, and a second more for every {BODY_BYTES_A_S} bytes",
+            None,
+            "body_timeout",
         ) from None
     body = b"".join(parts)
     if body.count(b"[") + body.count(b"{") > DEEPEST_JSON and depth(body) > DEEPEST_JSON:

@@ -23,6 +23,7 @@ import httpx
 import psutil
 import pytest
 
+from server.guard import BODY_TIMEOUT_S
 from tests.server.conftest import KEY, MODEL, Serving, start_server, stop_server
 from tests.server.test_serve_security import error_of, strictly
 
@@ -241,6 +242,23 @@ def test_many_who_leave_leave_nothing(serving: Serving) -> None:
     until(lambda: under_way(serving) == 0, 30)
     assert draws(serving.post("/v1/completions", json=ORDINARY)) == quiet
     until(lambda: gauge(serving, "kv_cache_usage_perc") == 0, 5)
+
+
+def test_a_body_that_drips_loses_its_place_soon(serving: Serving) -> None:
+    until(lambda: under_way(serving) == 0, 30)
+    host, port = serving.url.removeprefix("http://").split(":")
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 1000\r\n\r\n"
+    began = time.monotonic()
+    with socket.create_connection((host, int(port)), timeout=0.5) as connection:
+        connection.sendall(head.encode())
+        answer = b""
+        while not answer and time.monotonic() - began < 4 * BODY_TIMEOUT_S:
+            connection.sendall(b" ")
+            with contextlib.suppress(TimeoutError):
+                answer = connection.recv(2000)
+    assert answer.startswith(b"HTTP/1.1 408") and b'"body_timeout"' in answer
+    assert time.monotonic() - began > 0.9 * BODY_TIMEOUT_S
+    until(lambda: under_way(serving) == 0, 5)
 
 
 # Servers of their own, since each is broken
