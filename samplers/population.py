@@ -19,6 +19,11 @@ def log_mean_exp(log_values: np.ndarray) -> float:
     return largest + math.log(float(np.exp(log_values - largest).mean()))
 
 
+def log_sum_exp(log_values: np.ndarray) -> float:
+    """log of the sum of exp(log_values), float64 [N] without NaN; -inf when all are, or there are none."""
+    return log_mean_exp(log_values) + math.log(len(log_values)) if len(log_values) else -math.inf
+
+
 def normalise(log_weights: np.ndarray) -> np.ndarray:
     """Weights that sum to 1; all zero when every particle is dead.
 
@@ -83,14 +88,17 @@ class Population:
         """bool [N]"""
         return self.log_weights == -math.inf
 
-    def resample(self, ancestors: np.ndarray) -> Population:
+    def resample(self, ancestors: np.ndarray, log_masses: np.ndarray | None = None) -> Population:
         """The population of the ancestors' copies, properly weighted.
 
         Ancestors are drawn in proportion to w * phi. A copy then stands for mean(w * phi) of twisted mass, and the
         twist is taken out of it again: its proper weight is mean(w * phi) / phi(ancestor). Without twists all weights
         become their mean.
 
-        ancestors  int64 [N], of positive w * phi
+        ancestors   int64   [N], of positive w * phi
+        log_masses  float64 [N]: what each copy stands for, where that is not the mean: those that stand for some of the
+                    particles share the mass of these
         """
         log_twists = self.log_twists[ancestors]
-        return Population(log_mean_exp(self.twisted) - log_twists, log_twists, self.step)
+        mass = log_mean_exp(self.twisted) if log_masses is None else log_masses
+        return Population(mass - log_twists, log_twists, self.step)

@@ -1,4 +1,4 @@
-"""Which particles live on: ancestors from normalised weights. Every scheme draws ancestor n N * w_n times on average.
+"""Which particles live on: ancestors from normalised weights. Every scheme draws ancestor m of M N * w_m times on average.
 
 Source: Douc, Cappé & Moulines (2005), "Comparison of resampling schemes for particle filtering".
 """
@@ -17,29 +17,29 @@ _BELOW_ONE = float(np.nextafter(1.0, 0.0))
 def systematic(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Draw N ancestors with a single uniform number.
 
-    Ancestor n is drawn floor(N*w_n) or ceil(N*w_n) times; weight zero is never drawn.
+    Ancestor m is drawn floor(N*w_m) or ceil(N*w_m) times; weight zero is never drawn.
 
-    weights   float64 [N]  sum to 1
+    weights   float64 [M]  sum to 1
     uniforms  float64 [N]  in [0, 1); only the first is used
     returns   int64   [N]  indices into the old population, ascending
     """
-    return _at((uniforms[0] + np.arange(len(weights))) / len(weights), weights)
+    return _at((uniforms[:1] + np.arange(len(uniforms))) / len(uniforms), weights)
 
 
 def stratified(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Draw one ancestor in each of N equal strata; weight zero is never drawn.
 
-    weights   float64 [N]  sum to 1
+    weights   float64 [M]  sum to 1
     uniforms  float64 [N]  in [0, 1)
     returns   int64   [N]  ascending
     """
-    return _at((uniforms + np.arange(len(weights))) / len(weights), weights)
+    return _at((uniforms + np.arange(len(uniforms))) / len(uniforms), weights)
 
 
 def multinomial(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
     """Draw N ancestors independently; weight zero is never drawn.
 
-    weights   float64 [N]  sum to 1
+    weights   float64 [M]  sum to 1
     uniforms  float64 [N]  in [0, 1)
     returns   int64   [N]  ascending
     """
@@ -47,20 +47,20 @@ def multinomial(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 
 
 def residual(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Draw ancestor n floor(N*w_n) times for certain, and the rest independently from the fractions left.
+    """Draw ancestor m floor(N*w_m) times for certain, and the rest independently from the fractions left.
 
-    weights   float64 [N]  sum to 1
+    weights   float64 [M]  sum to 1
     uniforms  float64 [N]  in [0, 1); as many are used as ancestors are left to chance
     returns   int64   [N]  ascending
     """
-    expected = len(weights) * weights
-    # Rounding can put N*w_n just below a whole number: then a copy that is certain would be left to chance, with the
+    expected = len(uniforms) * weights
+    # Rounding can put N*w_m just below a whole number: then a copy that is certain would be left to chance, with the
     # same mean.
     certain = np.floor(expected)
-    left = len(weights) - int(certain.sum())
+    left = len(uniforms) - int(certain.sum())
     ancestors = np.repeat(np.arange(len(weights)), certain.astype(np.int64))
     if left <= 0:
-        return ancestors[: len(weights)]
+        return ancestors[: len(uniforms)]
     by_chance = _at(uniforms[:left], expected - certain)
     return np.sort(np.concatenate([ancestors, by_chance]))
 
@@ -94,6 +94,11 @@ def keep_in_place(ancestors: np.ndarray) -> np.ndarray:
     arranged = slots.copy()
     arranged[~survives] = np.repeat(slots, np.maximum(counts - 1, 0))
     return arranged
+
+
+def rounded(value: float, uniform: float) -> int:
+    """A whole number next to a value >= 0, the value on average. uniform: in [0, 1)."""
+    return int(value) + int(uniform < value % 1.0)
 
 
 def _at(points: np.ndarray, weights: np.ndarray) -> np.ndarray:

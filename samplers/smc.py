@@ -2,6 +2,9 @@
 
     for each step:  w_n <- w_n * increment_n
                     if ESS(w * phi) < threshold * N:  draw ancestors in proportion to w * phi;  w <- mean(w * phi) / phi
+A text that has ended is worth more than its weight while others go on: those may never end within their bound. So the ended ones
+never all go. Where they would get less than one place of N, one is drawn among them that keeps the weight of all of them, and
+the other N - 1 places share that of the others: proper as well, since each part is drawn in proportion to its own weights.
 The engine (a table in tests, vLLM's scheduler in earnest) makes the increments and copies the particles.
 Source: Del Moral, Doucet & Jasra (2006), "Sequential Monte Carlo samplers"; twists as in Whiteley & Lee (2014).
 """
@@ -16,7 +19,7 @@ import numpy as np
 
 from grammars.errors import RequestError
 from samplers import resampling as schemes
-from samplers.population import Population, effective_sample_size
+from samplers.population import Population, effective_sample_size, log_sum_exp, normalise
 from samplers.randomness import MAX_SEED, Purpose, uniforms
 
 _STEPS = 16
@@ -80,8 +83,8 @@ class SMC:
                                  -inf says that no continuation has positive potential: the particle dies. A particle
                                  that has just finished is charged its potential in `increments`, for good, and has
                                  twist 0 from then on.
-        done        bool [N]     finished particles: they take part in resampling, but once all that live are done
-                                 none is needed
+        done        bool [N]     finished particles: they take part in resampling, one stays in any case, and once all
+                                 that live are done none is needed
         returns     the new population and, if it was resampled, ancestors int64 [N] in which every survivor keeps its
                     own slot
         """
@@ -89,25 +92,49 @@ class SMC:
         log_weights = population.log_weights + _finite_or_dead(increments)
         log_weights = np.where(twists == -math.inf, -math.inf, log_weights)
         stepped = Population(log_weights, twists, population.step + 1)
-        if not self._resamples(stepped, done):
+        ended = np.zeros(self.num_particles, dtype=bool) if done is None else done & ~stepped.dead
+        if not self._resamples(stepped, ended):
             return stepped, None
-        drawn = _uniforms_of_steps(self.seed, stepped.step // _STEPS, self.num_particles)[stepped.step % _STEPS]
-        twisted = stepped.twisted
-        weights = np.exp(twisted - twisted.max())
-        ancestors = schemes.keep_in_place(schemes.scheme(self.resampling)(weights / weights.sum(), drawn))
-        return stepped.resample(ancestors), ancestors
+        ancestors, log_masses = self._draw(stepped, ended)
+        return stepped.resample(ancestors, log_masses), ancestors
 
-    def _resamples(self, population: Population, done: np.ndarray | None) -> bool:
-        alive = ~population.dead
-        if not alive.any() or (done is not None and bool(done[alive].all())):
-            return False
-        if self.num_particles == 1:
+    def _resamples(self, population: Population, ended: np.ndarray) -> bool:
+        going_on = ~ended & ~population.dead
+        if self.num_particles == 1 or not going_on.any():
             return False
         if self.resample_every is not None and population.step % self.resample_every == 0:
             return True
+        twisted, count = population.twisted, self.num_particles
+        if ended.sum() == 1 and _places(twisted, ended) < 1.0:
+            # It stays as it is: whether it pays is the others' affair.
+            twisted, count = twisted[~ended], count - 1
         # Equal weights have ESS = N up to rounding: they are not worth a draw.
-        ess = effective_sample_size(population.twisted)
-        return ess < self.ess_threshold * self.num_particles * (1.0 - 1e-12)
+        return effective_sample_size(twisted) < self.ess_threshold * count * (1.0 - 1e-12)
+
+    def _draw(self, population: Population, ended: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Ancestors int64 [N], every survivor in its own slot, and the log twisted mass of each copy; None where it is the mean."""
+        twisted, count = population.twisted, self.num_particles
+        numbers = _uniforms_of_steps(self.seed, population.step // _STEPS, count + 1)[population.step % _STEPS]
+        scheme = schemes.scheme(self.resampling)
+        if not ended.any():
+            return schemes.keep_in_place(scheme(normalise(twisted), numbers[:count])), None
+        places = _places(twisted, ended)
+        kept = 1 if places < 1.0 else min(schemes.rounded(places, numbers[-1]), count)
+        drawn = [
+            np.flatnonzero(part)[scheme(normalise(twisted[part]), some)]
+            for part, some in ((ended, numbers[:kept]), (~ended, numbers[kept:count]))
+            if len(some)
+        ]
+        ancestors = schemes.keep_in_place(np.concatenate(drawn))
+        if places >= 1.0:
+            return ancestors, None
+        of_others = log_sum_exp(twisted[~ended]) - math.log(count - 1)
+        return ancestors, np.where(ended[ancestors], log_sum_exp(twisted[ended]), of_others)
+
+
+def _places(twisted: np.ndarray, some: np.ndarray) -> float:
+    """How many of N places the weights of some particles are worth."""
+    return len(twisted) * math.exp(log_sum_exp(twisted[some]) - log_sum_exp(twisted))
 
 
 @lru_cache(maxsize=64)

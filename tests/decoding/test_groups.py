@@ -78,9 +78,9 @@ def test_importance_sampling_waits_for_nobody():
 
 def test_copies_of_one_particle_ride_on_one_row():
     group = Group(order())
-    post(group, 0, 8, (7, 0.0), (EOS, -20.0), (8, -20.0), (8, -20.0))
+    post(group, 0, 8, (7, 0.0), (9, -20.0), (8, -20.0), (8, -20.0))
     step = group.commit()
-    # All weight is on particle 0: everyone becomes it, the finished particle among them, and nobody goes on with row 0's token.
+    # All weight is on particle 0: everyone becomes it, and nobody goes on with row 0's token.
     assert group.tokens == [[7]] * 4 and group.live == [0, 1, 2, 3]
     assert step.forks == (Fork(row=1, parent=0, token=7),) and step.retired == (0,)
     assert group.riders == {1: (0, 1, 2, 3)}
@@ -97,14 +97,21 @@ def test_live_particles_that_copy_a_finished_one_leave_their_row():
     assert group.status == [Status.STOP] * 4 and group.tokens == [[]] * 4
 
 
-def test_a_finished_particle_that_copies_a_live_one_goes_on():
-    group = Group(order(num_particles=2, ess_threshold=0.0, resample_every=2))
-    post(group, 0, 7, (EOS, -20.0), (7, 0.0))
+def test_of_finished_particles_one_stays_and_the_others_may_copy_a_live_one_and_go_on():
+    group = Group(order(num_particles=3, ess_threshold=0.0, resample_every=2))
+    post(group, 0, 7, (EOS, -20.0), (EOS, -20.0), (7, 0.0))
     group.commit()
-    assert group.riders == {0: (1,)} and group.status == [Status.STOP, Status.LIVE]
+    assert group.riders == {0: (2,)} and group.status == [Status.STOP, Status.STOP, Status.LIVE]
     post(group, 0, 8, (8, 0.0))
     group.commit()
-    assert group.riders == {0: (0, 1)} and group.tokens == [[7, 8], [7, 8]]
+    ((_, parents),) = group.ancestry
+    stays, goes_on = (0, 1) if parents[0] == 0 else (1, 0)
+    assert parents[stays] == stays and parents[goes_on] == 2
+    assert group.tokens[stays] == [] and group.tokens[goes_on] == group.tokens[2] == [7, 8]
+    assert group.riders == {0: tuple(sorted((goes_on, 2)))} and group.status[stays] is Status.STOP
+    # The one stands for both, the two for the third.
+    weights = np.exp(group.population.log_weights)
+    assert weights[stays] == pytest.approx(2 * math.exp(-20.0)) and weights[2] == weights[goes_on] == pytest.approx(0.5)
 
 
 def test_dead_particles_leave_and_their_rejected_token_is_not_text():

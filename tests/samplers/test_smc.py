@@ -163,6 +163,41 @@ def test_a_population_of_the_dead_or_the_done_is_left_alone() -> None:
     assert smc.step(smc.start(), increments, done=np.array([True, False, False]))[1] is not None
 
 
+@given(WEIGHTS, st.lists(st.booleans(), min_size=9, max_size=9), st.sampled_from(list(SCHEMES)), st.integers(0, 99))
+def test_texts_that_have_ended_never_all_go_and_those_that_have_not_may(
+    weights: list[float], flags: list[bool], scheme: str, seed: int
+) -> None:
+    n = len(weights)
+    with np.errstate(divide="ignore"):
+        increments = np.log(np.array(weights))
+    done = np.array(flags[:n])
+    ended = done & (increments > -np.inf)
+    population, ancestors = SMC(n, 1.0, scheme, seed).step(SMC(n).start(), increments, done=done)
+    if ancestors is None or not ended.any():
+        return
+    of_ended = np.isin(ancestors, np.flatnonzero(ended))
+    places = n * np.exp(increments[ended]).sum() / np.exp(increments).sum()
+    assert of_ended.sum() >= 1
+    assert np.floor(places) <= of_ended.sum() <= max(np.ceil(places), 1)
+    if places < 1 - 1e-9:
+        assert np.exp(population.log_weights[of_ended]).sum() == pytest.approx(np.exp(increments[ended]).sum())
+        assert np.exp(population.log_z) == pytest.approx(np.mean(weights))
+
+
+def test_a_light_text_that_has_ended_stays_and_resampling_goes_by_the_others() -> None:
+    smc, done = SMC(4, ess_threshold=1.0), np.array([True, False, False, False])
+    population, ancestors = smc.step(smc.start(), np.log([1e-9, 0.5, 0.25, 0.25]), done=done)
+    assert ancestors is not None and ancestors[0] == 0
+    assert np.exp(population.log_weights) == pytest.approx([1e-9, 1 / 3, 1 / 3, 1 / 3])
+    for increments in (np.zeros(4), np.log([1.0, 0.5, 0.5, 0.5])):
+        population, ancestors = smc.step(population, increments, done=done)
+        assert ancestors is None
+    # A text that goes on and weighs next to nothing may go: no steps are spent on it.
+    done = np.array([True, True, True, False])
+    _, ancestors = smc.step(smc.start(), np.log([0.5, 0.5, 0.5, 1e-9]), done=done)
+    assert ancestors is not None and 3 not in ancestors
+
+
 def test_numbers_that_are_no_weights_kill_their_particle_only() -> None:
     with np.errstate(all="raise"):
         population, _ = SMC(3, ess_threshold=0.0).step(SMC(3).start(), np.array([np.nan, np.inf, -1.0]))

@@ -13,6 +13,7 @@ import pytest
 
 from decoding import table_model
 from decoding.table_model import Rollout, TableModel, letters, rollout
+from samplers import resampling
 from samplers.population import Population, log_mean_exp
 from samplers.posterior import posterior
 from samplers.resampling import SCHEMES
@@ -75,6 +76,11 @@ class Listed:
 def log_potential(tokens: tuple[int, ...], finished: bool) -> float:
     """Texts with an 'a' in them are worth more; a prefix is guessed at by what it has."""
     return 0.9 * min(tokens.count(0), 2) - (0.4 if finished else 0.0)
+
+
+def short_is_light(tokens: tuple[int, ...], finished: bool) -> float:
+    """What ends first is worth so little that resampling by weights alone would drop it."""
+    return -4.0 if finished and len(tokens) == 1 else 0.0
 
 
 def target(
@@ -149,12 +155,16 @@ def expectation(
     z = 0.0
 
     def walk(choice: Choice) -> Rollout:
-        def ancestors(weights: np.ndarray, _uniforms: np.ndarray) -> np.ndarray:
-            return np.array([choice(weights) for _ in weights])
+        def ancestors(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
+            return np.array([choice(weights) for _ in uniforms])
+
+        def rounded(value: float, _uniform: float) -> int:
+            return int(value) + (int(choice(np.array([1 - value % 1, value % 1]))) if value % 1 else 0)
 
         with (
             mock.patch.object(table_model, "row_of", lambda logprobs, _: TreeRow(np.exp(logprobs), choice)),
             mock.patch.dict(SCHEMES, multinomial=ancestors),
+            mock.patch.object(resampling, "rounded", rounded),
             scripted(choice, {}),
         ):
             smc = SMC(n, ess_threshold=1.0, resampling="multinomial")
@@ -173,7 +183,7 @@ def expectation(
 FEW = frozenset({(1,), (0, 0), (1, 0)})
 
 
-@pytest.mark.parametrize("twisted", [False, True])
+@pytest.mark.parametrize("potential", [None, log_potential, short_is_light])
 @pytest.mark.parametrize(
     ("sampler", "masks", "n"),
     [
@@ -182,26 +192,34 @@ FEW = frozenset({(1,), (0, 0), (1, 0)})
         ("masked", "wide", 2),
     ],
 )
-def test_smc_gives_every_text_its_mass_exactly(sampler: str, masks: str, n: int, twisted: bool) -> None:
-    potential = log_potential if twisted else None
+def test_smc_gives_every_text_its_mass_exactly(sampler: str, masks: str, n: int, potential: Callable | None) -> None:
     found = expectation(sampler, masks, n, potential, FEW, 3)
     assert found == pytest.approx(target(FEW, potential=potential), rel=1e-10)
 
 
-def test_three_particles_give_every_text_its_mass_exactly() -> None:
-    assert expectation("masked", "exact", 3, None, FEW, 3) == pytest.approx(target(FEW), rel=1e-10)
+@pytest.mark.parametrize("potential", [None, short_is_light])
+def test_three_particles_give_every_text_its_mass_exactly(potential: Callable | None) -> None:
+    found = expectation("masked", "exact", 3, potential, FEW, 3)
+    assert found == pytest.approx(target(FEW, potential=potential), rel=1e-10)
 
 
 def test_the_exact_check_catches_local_masking_and_a_twist_that_is_not_taken_out() -> None:
     exact = target(FEW, potential=log_potential)
     assert expectation("lcd", "exact", 2, log_potential, FEW, 3) != pytest.approx(exact, rel=1e-3)
 
-    def keeps_twists(self: Population, ancestors: np.ndarray) -> Population:
-        mean = log_mean_exp(self.twisted)
-        return Population(np.full(len(ancestors), mean), self.log_twists[ancestors], self.step)
+    def keeps_twists(self: Population, ancestors: np.ndarray, log_masses: np.ndarray | None = None) -> Population:
+        mass = log_mean_exp(self.twisted) if log_masses is None else log_masses
+        return Population(mass + np.zeros(len(ancestors)), self.log_twists[ancestors], self.step)
 
     with mock.patch.object(Population, "resample", keeps_twists):
         assert expectation("masked", "exact", 2, log_potential, FEW, 3) != pytest.approx(exact, rel=1e-3)
+
+
+def test_the_exact_check_catches_a_kept_text_that_weighs_as_the_others_do() -> None:
+    resample = Population.resample
+    with mock.patch.object(Population, "resample", lambda self, ancestors, _: resample(self, ancestors)):
+        found = expectation("masked", "exact", 3, short_is_light, FEW, 3)
+    assert found != pytest.approx(target(FEW, potential=short_is_light), rel=1e-3)
 
 
 def test_many_particles_find_the_posterior_and_local_masking_does_not() -> None:
