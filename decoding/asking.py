@@ -109,7 +109,7 @@ def check_request(request: Request, place: str, max_model_len: int, max_particle
     if request.particles > max_particles:
         raise BadRequest(
             f"particles={request.particles} is above the engine's max_num_seqs={max_particles}: "
-            "they run side by side; make the engine with a larger max_num_seqs"
+            "they run side by side; start the engine or the server with a larger one"
         )
     if request.adapt is not None and request.adapt["balance"] == "population" and request.particles < 2:
         raise BadRequest(

@@ -72,10 +72,10 @@ def _run_sqlite(path: Path, request: dict[str, Any]) -> Rows:
         connection.execute(f"PRAGMA {pragma}")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, max(request["max_bytes"], 1000))
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
-    allow_only_reading(connection)
     connection.text_factory = lambda data: data.decode(errors="replace")
+    signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
     try:
-        signal.setitimer(signal.ITIMER_REAL, request["timeout_s"])
+        allow_only_reading(connection)
         cursor = connection.execute(request["query"])
     except (sqlite3.Error, sqlite3.Warning) as error:
         raise _of_sqlite(error) from error

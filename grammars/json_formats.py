@@ -227,7 +227,33 @@ FORMATS: Mapping[str, Callable[[str], bool]] = {
 MASKED_EXACTLY = frozenset({"date", "ipv4", "uuid"})
 MASKED_WIDER = frozenset({"date-time", "time"})
 
-_URI_CHARACTERS = r"[A-Za-z0-9\-._~!$&'()*+,;=:@/?#\[\]%]"
+# The parts of an address and of a URI as patterns: what they do not say (a name's length, whether xn-- decodes) is judged.
+_HEX = "[0-9A-Fa-f]{1,4}"
+_LAST_32 = f"(?:{_HEX}:{_HEX}|{_OCTET}(?:\\.{_OCTET}){{3}})"
+_IPV6 = "|".join(
+    [f"(?:{_HEX}:){{6}}{_LAST_32}", f"::(?:{_HEX}:){{5}}{_LAST_32}"]
+    + [f"(?:(?:{_HEX}:){{0,{k}}}{_HEX})?::(?:{_HEX}:){{{4 - k}}}{_LAST_32}" for k in range(5)]
+    + [f"(?:(?:{_HEX}:){{0,5}}{_HEX})?::{_HEX}", f"(?:(?:{_HEX}:){{0,6}}{_HEX})?::"]
+)
+_HOST = r"[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?"
+_HOST = rf"{_HOST}(?:\.{_HOST})*"
+_MAILBOX = (
+    r"""(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+(?:\.[A-Za-z0-9!#$%&'*+/=?^_`{|}~\-]+)*|"(?:[ !#-\[\]-~]|\\[ -~])*")"""
+    rf"@(?:{_HOST}|\[(?:{_OCTET}(?:\.{_OCTET}){{3}}|[Ii][Pp][Vv]6:(?:{_IPV6}))\])"
+)
+_N = "[0-9]+"
+_CLOCK = f"T(?:{_N}H(?:{_N}M(?:{_N}S)?)?|{_N}M(?:{_N}S)?|{_N}S)"
+_PERIOD = f"P(?:{_N}W|(?:{_N}Y(?:{_N}M(?:{_N}D)?)?|{_N}M(?:{_N}D)?|{_N}D)(?:{_CLOCK})?|{_CLOCK})"
+_PLAIN = r"A-Za-z0-9\-._~!$&'()*+,;="
+_PATH = rf"(?:[{_PLAIN}:@]|{_ESCAPED})"
+_AUTHORITY = rf"(?:(?:[{_PLAIN}:]|{_ESCAPED})*@)?(?:\[(?:{_IPV6}|[vV][0-9A-Fa-f]+\.[{_PLAIN}:]+)\]|(?:[{_PLAIN}]|{_ESCAPED})*)(?::[0-9]*)?"
+_AFTER_PATH = rf"(?:\?(?:{_PATH}|[/?])*)?(?:#(?:{_PATH}|[/?])*)?"
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:"
+_FROM_ROOT = f"//{_AUTHORITY}(?:/{_PATH}*)*|/(?:{_PATH}+(?:/{_PATH}*)*)?"
+_URI = f"{_SCHEME}(?:{_FROM_ROOT}|{_PATH}+(?:/{_PATH}*)*)?{_AFTER_PATH}"
+# Without a scheme the first segment has no colon.
+_SEGMENT = rf"(?:[{_PLAIN}@]|{_ESCAPED})"
+_REFERENCE = f"(?:(?:{_SCHEME})?(?:{_FROM_ROOT})?|(?:{_SCHEME}{_PATH}+|{_SEGMENT}+)(?:/{_PATH}*)*){_AFTER_PATH}"
 
 # Patterns that every text of a format has, in ECMA-262's syntax: what the mask offers, and how a prefix is judged.
 WIDER: Mapping[str, str] = {
@@ -235,13 +261,13 @@ WIDER: Mapping[str, str] = {
     "time": r"^(?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)(?:\.[0-9]+)?(?:[zZ]|[+\-](?:[01][0-9]|2[0-3]):[0-5][0-9])$",
     "date-time": r"^[0-9]{4}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12][0-9]|3[01])[tT](?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60)"
     r"(?:\.[0-9]+)?(?:[zZ]|[+\-](?:[01][0-9]|2[0-3]):[0-5][0-9])$",
-    "duration": r"^P(?:[0-9]+W|(?:[0-9]+Y)?(?:[0-9]+M)?(?:[0-9]+D)?(?:T(?:[0-9]+H)?(?:[0-9]+M)?(?:[0-9]+S)?)?)$",
-    "email": r"""^(?:[A-Za-z0-9!#$%&'*+/=?^_`{|}~.\-]+|"(?:[ !#-\[\]-~]|\\[ -~])*")@(?:[A-Za-z0-9.\-]+|\[[0-9A-Za-z:.]+\])$""",
-    "hostname": r"^[A-Za-z0-9][A-Za-z0-9.\-]*$",
+    "duration": f"^{_PERIOD}$",
+    "email": f"^{_MAILBOX}$",
+    "hostname": f"^{_HOST}$",
     "ipv4": r"^[0-9]{1,3}(?:\.[0-9]{1,3}){3}$",
-    "ipv6": r"^[0-9A-Fa-f:.]{2,45}$",
-    "uri": rf"^[A-Za-z][A-Za-z0-9+.\-]*:{_URI_CHARACTERS}*$",
-    "uri-reference": rf"^{_URI_CHARACTERS}*$",
+    "ipv6": f"^(?:{_IPV6})$",
+    "uri": f"^{_URI}$",
+    "uri-reference": f"^{_REFERENCE}$",
     "json-pointer": r"^(?:/(?:[^~/]|~[01])*)*$",
     "relative-json-pointer": r"^(?:0|[1-9][0-9]*)(?:#|(?:/(?:[^~/]|~[01])*)*)$",
     "uuid": r"^[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$",

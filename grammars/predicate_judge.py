@@ -75,14 +75,14 @@ class Judge:
         """Ask in this process, each call in its box."""
         # The very first may have to import what the function needs.
         box = max(FIRST_CALL_S, self.timeout_s) if self._fresh else self.timeout_s
-        self._fresh = False
+        which, self._fresh = " in its first call, which may import," if self._fresh else "", False
         returned: list[Any] = []
         try:
             return each_within(box, self.function, calls, returned)
         except OutOfTime:
             raise PredicateError(
-                f"{self} took longer than {box:g} s for {self._asked(calls, returned)}; make it quicker, raise timeout_s, or give "
-                "processes=1: what hangs in C can only be ended with its process"
+                f"{self} took longer than {box:g} s{which} for {self._asked(calls, returned)}; make it quicker, "
+                "raise timeout_s, or give processes=1: what hangs in C can only be ended with its process"
             ) from None
         except BaseException as error:  # a sys.exit() of the user's must not end the engine
             if isinstance(error, KeyboardInterrupt) and threading.current_thread() is threading.main_thread():

@@ -124,7 +124,9 @@ class Pool:
                 what = f"the text {texts[worker.at]!r}"
                 if self._batched and worker.stop - worker.at > 1:
                     what = f"{worker.stop - worker.at} texts, the first of them {texts[worker.at]!r}"
-                box = f"{self._timeout_s:g} s" if worker.warm else f"{WARM_UP_S:g} s to start up"
+                box = (
+                    f"{self._timeout_s:g} s" if worker.warm else f"{WARM_UP_S:g} s in its first call, which may import,"
+                )
                 raise CallLost(f"took longer than {box} and was killed, for {what}")
 
     def _fork(self) -> _Worker:

@@ -16,6 +16,9 @@ from grammars.pattern import Pattern
 from grammars.registry import Example, grammar
 from grammars.vocabulary import Vocabulary
 
+# What the `regex` module may read as approximate matching.
+_MAYBE_FUZZY = re.compile(r"\{[^{}]*[dies][^{}]*\}")
+
 
 @grammar("regex")
 @dataclass(frozen=True)
@@ -56,17 +59,30 @@ class Regex(Language):
 
     def _translated(self) -> str | Pattern:
         """The pattern in Rust's syntax; where it is none of a regular language, the language that tests it."""
+        from grammars.patterns.partial import Unsupported
+
         try:
-            return to_rust(self.pattern)
+            translated = to_rust(self.pattern)
         except Malformed:
             # Perhaps only `re` cannot read it; if neither can, what `re` says is what its users know.
             try:
                 return Pattern(self.pattern)
+            except Unsupported:
+                raise
             except GrammarError:
                 pass
             raise
         except NotRegular:
             return Pattern(self.pattern)
+        if _MAYBE_FUZZY.search(self.pattern):
+            # To `re` it is the text {e<=1}, to the other module approximate matching: which was meant?
+            try:
+                Pattern(self.pattern)
+            except Unsupported:
+                raise
+            except GrammarError:
+                pass
+        return translated
 
     @property
     def spec(self) -> dict[str, Any]:

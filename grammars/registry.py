@@ -104,7 +104,8 @@ def language_from_spec(spec: Mapping[str, Any]) -> Language:
         make: Callable[..., Language] = getattr(cls, "from_spec", cls)
         return make(spec[name], **options)
     except TypeError as error:
-        raise GrammarError(f"constraint {_shown(spec)}: {error}; {name!r} takes other options") from error
+        what = str(error).partition("() ")[2] or str(error)
+        raise GrammarError(f"constraint {_shown(spec)}: {name!r} {what}; see the options of {cls.__name__}") from error
 
 
 def language_from_arguments(

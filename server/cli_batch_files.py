@@ -72,6 +72,9 @@ def _line(data: bytes, place: str) -> Line:
         raise UsageError(f"{place}: the prompt is empty")
     if "messages" in record and not (isinstance(record["messages"], list) and record["messages"]):
         raise UsageError(f'{place}: "messages" must be a list of messages')
+    for name in ("prompt", "system", "messages"):
+        if any("\ud800" <= char <= "\udfff" for char in json.dumps(record.get(name), ensure_ascii=False)):
+            raise UsageError(f'{place}: "{name}" has half of a character (a lone surrogate), which is no text')
     if "constraint" in record and not isinstance(record["constraint"], dict):
         raise UsageError(f'{place}: "constraint" must be an object such as {{"regex": "[0-9]+"}}')
     return Line(json.dumps(key), place, record)

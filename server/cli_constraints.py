@@ -15,11 +15,29 @@ if TYPE_CHECKING:
     from grammars.constraint import Language
 
 
+# What a command asks for: one of these, unless --named says what a server has.
+_WANTED = {
+    "json": ("schema",),
+    "regex": ("pattern",),
+    "grammar": ("lark",),
+    "choice": ("options", "names"),
+    "predicate": ("function",),
+    "pddl": ("problem",),
+    "sql": ("db",),
+}
+
+
 def language_of(options: argparse.Namespace) -> Language | None:
     """The language that a generating command's options ask for: its own, what --and adds, and --after around them.
 
     Raises GrammarError for one that is malformed or not supported, UsageError for a file or object that is not there.
     """
+    wanted = _WANTED.get(options.kind, ())
+    if wanted and all(getattr(options, name) is None for name in wanted):
+        if options.named is not None:
+            return None
+        listed = " or ".join(f"--{name}" for name in wanted)
+        raise UsageError(f"{listed} is required, or with --url the --named that a server has")
     language = LANGUAGES[options.kind](options)
     for given in options.also or ():
         part = constraint_of(given, "--and")

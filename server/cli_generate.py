@@ -164,7 +164,7 @@ def asked(engine: Engine, prompt: str, system: str | None, options: argparse.Nam
         why = "--raw gives the prompt alone" if options.raw else f"model {engine.model!r} has no chat template"
         raise UsageError(f"--system: {why}; put the text into the prompt")
     text, turns = prompt, [{"role": "user", "content": prompt}]
-    if options.kind == "sql":
+    if options.kind == "sql" and options.db is not None:
         from grammars.sql import Sql
 
         tables = Sql(options.db)

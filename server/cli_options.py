@@ -50,7 +50,6 @@ def json_options(group: Group) -> None:
 def json_schema(group: Group) -> None:
     group.add_argument(
         "--schema",
-        required=True,
         metavar="SCHEMA",
         help="a file, JSON text, module:name (a Pydantic model, dataclass, TypedDict, dict), or the short form below",
     )
@@ -60,7 +59,6 @@ def json_schema(group: Group) -> None:
 def sql_database(group: Group) -> None:
     group.add_argument(
         "--db",
-        required=True,
         metavar="FILE_OR_URL",
         help="a SQLite file, or an SQLAlchemy URL such as postgresql+psycopg://user@host/name",
     )
@@ -87,17 +85,15 @@ def sql_execution(command: argparse.ArgumentParser) -> None:
 
 
 def regex(group: Group) -> None:
-    group.add_argument("--pattern", required=True, help="the expression; it has to match the whole text")
+    group.add_argument("--pattern", help="the expression; it has to match the whole text")
 
 
 def lark(group: Group) -> None:
-    group.add_argument(
-        "--lark", required=True, metavar="FILE", help="a file with the grammar; its start rule is `start`"
-    )
+    group.add_argument("--lark", metavar="FILE", help="a file with the grammar; its start rule is `start`")
 
 
 def choice(group: Group) -> None:
-    either = group.add_mutually_exclusive_group(required=True)
+    either = group.add_mutually_exclusive_group()
     either.add_argument("--options", nargs="+", metavar="TEXT", help="the texts to choose from")
     either.add_argument("--names", metavar="FILE", help="a file with a text a line")
 
@@ -125,7 +121,7 @@ def pddl_options(group: Group) -> None:
 
 
 def pddl(group: Group) -> None:
-    group.add_argument("--problem", required=True, metavar="FILE", help="the problem: its objects, not its goal")
+    group.add_argument("--problem", metavar="FILE", help="the problem: its objects, not its goal")
     pddl_options(group)
 
 
@@ -140,7 +136,6 @@ def predicate_options(group: Group) -> None:
 def predicate(group: Group) -> None:
     group.add_argument(
         "--function",
-        required=True,
         metavar="MODULE:NAME",
         help="fn(text, complete) -> bool, fn(text) -> bool for finished texts, or an object of states; module or file.py",
     )

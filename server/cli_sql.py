@@ -21,6 +21,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--execute is for a single question: leave it out with --input")
     if options.n != 1:
         raise UsageError("--execute runs the likeliest query: leave out --n")
+    if options.db is None:
+        raise UsageError("--execute runs the query on --db, which was not given")
     from decoding.sql_execution import Limits, execute, render
 
     given = {"max_rows": options.max_rows, "timeout_s": options.query_timeout}

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import regex
 from regex import _regex_core as core
 
 from grammars.patterns.classes import ANY_CHARACTER, Classes
@@ -30,6 +31,9 @@ LONGEST = 60_000
 MOST_CASES = 24
 _ATOMIC = (core.Atomic, core.PossessiveRepeat)
 _REPEATS = (core.GreedyRepeat, core.LazyRepeat, core.PossessiveRepeat)
+
+
+_FULL_CASE = regex.FULLCASE | regex.IGNORECASE
 
 
 class TooCostly(Exception):
@@ -66,6 +70,8 @@ def superset(pattern: str) -> Superset:
     """Raises TooCostly where the superset would be too large to be of use."""
     tree, info = parse(pattern)
     tree.fix_groups(pattern, False, False)
+    if any(getattr(node, "case_flags", 0) == _FULL_CASE for node in nodes(tree)):
+        raise TooCostly  # ß is ss
     translation = _Translation(Classes(info), groups_of(tree))
     try:
         cases = translation.cases(tree)

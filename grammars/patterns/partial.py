@@ -37,7 +37,7 @@ _ENDS = {
 }
 _REPEATS = (core.GreedyRepeat, core.LazyRepeat, core.PossessiveRepeat)
 _REFUSED = {
-    core.Fuzzy: "approximate matching, {e<=1}",
+    core.Fuzzy: "approximate matching, {e<=1}, unless a backslash before the brace makes it text",
     core.StringSet: "a named list, \\L<...>",
     core.DefaultBoundary: "the flag w",
     core.DefaultStartOfWord: "the flag w",
@@ -49,15 +49,20 @@ _REFUSED = {
 }
 
 
+class Unsupported(GrammarError):
+    """A pattern that the `regex` module reads, and of which something is not supported here."""
+
+
 def compile_partial(pattern: str) -> regex.Pattern[str]:
     """A pattern with the same matches whose partial matches include every prefix of one."""
     tree, info = parse(pattern)
     for flag, letter in ((regex.REVERSE, "r"), (regex.LOCALE, "L"), (regex.BESTMATCH, "b"), (regex.ENHANCEMATCH, "e")):
         if info.flags & flag:
-            raise GrammarError(f"pattern {shown(pattern)} is not supported: it has the flag {letter}; leave it out")
+            raise Unsupported(f"pattern {shown(pattern)} is not supported: it has the flag {letter}; leave it out")
     for node in nodes(tree):
-        if (what := _REFUSED.get(type(node))) is not None:
-            raise GrammarError(f"pattern {shown(pattern)} is not supported: it has {what}; spell out what it matches")
+        what = _REFUSED.get(type(node))
+        if what is not None:
+            raise Unsupported(f"pattern {shown(pattern)} is not supported: it has {what}; spell out what it matches")
     try:
         return build(_opened(tree, False), info, pattern)
     except RecursionError as error:

@@ -102,6 +102,8 @@ def _opened(database: str | Mapping[str, Any], dialect: str | None) -> Database:
         spoken = dialect or "sqlite"
         explainer = sqlite.SqliteExplainer(declared) if spoken == "sqlite" else None
         schema = _read_sqlite(declared())
+        if schema.left_out:
+            raise GrammarError(f"the declared schema has what cannot be read: {'; '.join(schema.left_out)}")
         if spoken != "sqlite":
             schema = Schema(tuple(replace(table, has_rowid=False) for table in schema.tables))
         return _checked(Database(schema, spoken, explainer), "the declared schema")
@@ -133,7 +135,10 @@ def _read_sqlite(connection: sqlite3.Connection) -> Schema:
 
 def _checked(database: Database, name: str) -> Database:
     if not any(table.columns for table in database.schema.tables):
-        raise GrammarError(f"{name} has no tables: a query needs at least one; check the name of the database")
+        left_out = f" but {'; '.join(database.schema.left_out)}" if database.schema.left_out else ""
+        raise GrammarError(
+            f"{name} has no tables{left_out}: a query needs at least one; check the name of the database"
+        )
     return database
 
 

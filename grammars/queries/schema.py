@@ -46,10 +46,12 @@ class Schema:
     """The tables and views that a query may name, in the database's own order.
 
     namespace  the schema they are in, as in main.singer; "" where a query cannot say so
+    left_out   what the database has and cannot read itself, each with its reason
     """
 
     tables: tuple[Table, ...]
     namespace: str = ""
+    left_out: tuple[str, ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -79,25 +80,41 @@ def open_declared(ddl: str) -> sqlite3.Connection:
 
 
 def allow_only_reading(connection: sqlite3.Connection) -> None:
-    """Let statements read tables and call functions, and nothing else: no ATTACH, PRAGMA, VACUUM, transaction or extension."""
+    """Let statements read tables and call functions, and nothing else: no ATTACH, VACUUM, transaction or extension."""
     import sqlite3
 
+    _connect_virtual_tables(connection)
     allowed = {sqlite3.SQLITE_SELECT, sqlite3.SQLITE_READ, sqlite3.SQLITE_RECURSIVE}
     refused_functions = {"load_extension", "readfile", "writefile", "edit", "fts3_tokenizer"}
 
     def authorize(action: int, first: str | None, second: str | None, *_: str | None) -> int:
         if action == sqlite3.SQLITE_FUNCTION:
             return sqlite3.SQLITE_DENY if (second or "").lower() in refused_functions else sqlite3.SQLITE_OK
+        if action == sqlite3.SQLITE_PRAGMA and first in ("data_version", "page_size") and second is None:
+            return sqlite3.SQLITE_OK  # what a full-text table asks before it is read
         return sqlite3.SQLITE_OK if action in allowed else sqlite3.SQLITE_DENY
 
     connection.set_authorizer(authorize)
 
 
-def read_schema(connection: sqlite3.Connection) -> Schema:
-    """Tables and views with columns, keys, and the kinds of values that the first rows show."""
+def _connect_virtual_tables(connection: sqlite3.Connection) -> None:
+    """Let SQLite open every virtual table (full-text, R-tree) once: it asks for more than reading then, and never again."""
     import sqlite3
 
-    tables = []
+    listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND sql LIKE 'CREATE VIRTUAL TABLE%'"
+    for (name,) in connection.execute(listed).fetchall():
+        with contextlib.suppress(sqlite3.Error):  # of a module that is not there: no query can name the table
+            connection.execute(f"SELECT 1 FROM {_quoted(name)} LIMIT 0").fetchall()
+
+
+def read_schema(connection: sqlite3.Connection) -> Schema:
+    """Tables and views with columns, keys, and the kinds of values that the first rows show.
+
+    What SQLite cannot read itself, a view of a table that is gone or a table of a module that is not there, is left out.
+    """
+    import sqlite3
+
+    tables, left_out = [], []
     # A virtual table keeps its data in tables that are its own affair; SQLite tells which since 3.37, and which have a rowid.
     tells = sqlite3.sqlite_version_info >= (3, 37)
     shadows = "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'shadow'"
@@ -110,8 +127,15 @@ def read_schema(connection: sqlite3.Connection) -> Schema:
         ).fetchall()
         with_rowid = {name for (name,) in connection.execute(rowids)} if rowids else set()
         for name, kind in listed:
-            tables.append(replace(_table(connection, name, kind == "view"), has_rowid=name in with_rowid))
-    return Schema(_with_kinds_of_keys(tables), "main")
+            try:
+                table = _table(connection, name, kind == "view")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_ERROR:
+                    raise
+                left_out.append(f"{kind} {name} ({error})")
+                continue
+            tables.append(replace(table, has_rowid=name in with_rowid))
+    return Schema(_with_kinds_of_keys(tables), "main", tuple(left_out))
 
 
 def _table(connection: sqlite3.Connection, name: str, is_view: bool) -> Table:
@@ -151,12 +175,15 @@ def _samples(connection: sqlite3.Connection, table: str, columns: list[str]) -> 
     # Python's own text factory would fail on text that is not UTF-8.
     factory, connection.text_factory = connection.text_factory, lambda data: data.decode(errors="replace")
     try:
-        listed = ", ".join('"' + column.replace('"', '""') + '"' for column in columns)
-        quoted = '"' + table.replace('"', '""') + '"'
-        rows = connection.execute(f"SELECT {listed} FROM {quoted} LIMIT {SAMPLED_ROWS}").fetchall()
+        listed = ", ".join(map(_quoted, columns))
+        rows = connection.execute(f"SELECT {listed} FROM {_quoted(table)} LIMIT {SAMPLED_ROWS}").fetchall()
     finally:
         connection.text_factory = factory
     return list(zip(*rows, strict=True)) if rows else [()] * len(columns)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _kinds(declared: str, values: Iterable[Any]) -> int:

@@ -139,3 +139,27 @@ def test_a_lexer_that_met_its_limit_is_an_error_and_no_refusal():
     constraint = Regex("(ab?){1,300}(a{1,50}b?){1,300}").compile(SMALL)
     with pytest.raises(GrammarError, match="too costly"):
         is_member(constraint, "a" * 2_000)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "what"),
+    [
+        ("(?r)ab", "the flag r"),
+        (r"(?w)\b\w+\b", "the flag w"),
+        ("(foo){e<=1}", "approximate"),
+    ],
+)
+def test_what_the_regex_module_reads_and_we_do_not_is_refused_by_its_name(pattern: str, what: str):
+    with pytest.raises(GrammarError, match=f"is not supported: it has {what}"):
+        Regex(pattern)
+
+
+def test_braces_that_are_text_to_both_are_text():
+    for pattern, text in ((r"(foo)\{e<=1\}", "foo{e<=1}"), (r"\{ids\}[0-9]{2}", "{ids}12")):
+        assert is_member(Regex(pattern).compile(SMALL), text)
+
+
+def test_with_the_flag_f_a_letter_may_stand_for_two():
+    constraint = Regex("(?if)strasse[0-9]").compile(SMALL)
+    assert all(is_member(constraint, text) for text in ("strasse1", "STRASSE2"))
+    assert is_member(constraint, "straße3") and not is_member(constraint, "strase4")

@@ -13,10 +13,12 @@ from random import Random
 import numpy as np
 import pytest
 
+from decoding.sql_execution import execute
 from grammars.errors import GrammarError
 from grammars.queries.schema import NUMBER, TEXT, TIME
 from grammars.registry import compile_cached, language_from_spec
 from grammars.sql import Sql, SqlConstraint
+from tests import databases
 from tests.grammars.small import SMALL, by_bytes, is_member
 
 
@@ -451,6 +453,32 @@ def test_tables_where_a_virtual_table_keeps_its_data_are_not_shown(tmp_path: Pat
         connection.execute("CREATE VIRTUAL TABLE notes USING fts5(title, body)")
     connection.close()
     assert [table.name for table in Sql(str(path)).schema.tables] == ["notes"]
+
+
+def test_virtual_tables_are_read_and_what_sqlite_cannot_read_is_left_out(tmp_path: Path):
+    path = databases.sqlite(
+        tmp_path / "v.sqlite",
+        """CREATE TABLE t (a INTEGER); CREATE VIEW v AS SELECT a AS "x y" FROM t; CREATE VIEW broken AS SELECT * FROM gone;
+        CREATE VIRTUAL TABLE notes USING fts5(body); CREATE VIRTUAL TABLE old_notes USING fts4(content);
+        CREATE VIRTUAL TABLE boxes USING rtree(id, low, high); INSERT INTO notes VALUES ('hello');
+        INSERT INTO boxes VALUES (1, 2, 3);""",
+    )
+    language = Sql(str(path))
+    assert language.schema.left_out == ("view broken (no such table: main.gone)",)
+    constraint = language.compile(SMALL)
+    for query, rows in (
+        ("SELECT body, rowid FROM notes", (("hello", 1),)),
+        ("SELECT low FROM boxes JOIN t ON a < high", ()),
+        ("SELECT count(content) FROM old_notes", ((0,),)),
+        ('SELECT "x y" FROM v', ()),
+    ):
+        assert is_member(constraint, query), constraint._refusal(query)
+        assert execute(str(path), query).rows == rows
+    assert not is_member(constraint, "SELECT * FROM broken")
+    with pytest.raises(GrammarError, match="declared schema has what cannot be read: view broken"):
+        Sql(ddl="CREATE TABLE t (a INTEGER); CREATE VIEW broken AS SELECT * FROM gone;")
+    with pytest.raises(GrammarError, match=r"has no tables but view broken \(no such table: main.gone\)"):
+        Sql(str(databases.sqlite(tmp_path / "b.sqlite", "CREATE VIEW broken AS SELECT * FROM gone;")))
 
 
 def test_walks_at_random_do_not_come_to_where_nothing_may_follow(data: Path):

@@ -57,6 +57,8 @@ DIGITS = ["regex", "--pattern", "[0-9]{2}", "--particles", "2", *BATCH]
         ('{"id": 2, "prompt": "x", "messages": [{}]}', 'either "prompt" or "messages"'),
         ('{"id": 2, "prompt": 3}', '"prompt" must be a text'),
         ('{"id": 2, "prompt": " "}', "the prompt is empty"),
+        ('{"id": 2, "prompt": "\\ud800"}', "half of a character"),
+        ('{"id": 2, "messages": [{"role": "user", "content": "\\udc00"}]}', "half of a character"),
         ('{"id": 2, "prompt": "x", "max_token": 3}', "unknown key 'max_token'"),
         ('{"id": 2, "prompt": "x", "constraint": null}', '"constraint" must be an object'),
         ('{"id": 2, "prompt": "x", "max_tokens": 0}', "max_tokens=0"),

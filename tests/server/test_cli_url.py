@@ -54,10 +54,12 @@ def test_a_constraint_goes_as_data_or_by_name(asks: Any, operator_folder: Path, 
     code, out, err = asks("text", "An even number:", "--named", "even", *more)
     assert code == 0 and int(out) % 2 == 0, err
     shop = str(operator_folder / "shop.sqlite")
-    code, out, err = asks("sql", "How many customers?", "--db", shop, "--named", "shop", "--max-tokens", "60")
-    assert code in (0, 3) and (code == 3 or out.lower().lstrip().startswith(("select", "with"))), err
+    for here in (["--db", shop], []):
+        code, out, err = asks("sql", "How many customers?", *here, "--named", "shop", "--max-tokens", "60")
+        assert code in (0, 3) and (code == 3 or out.lower().lstrip().startswith(("select", "with"))), err
     for arguments, said in (
         (["sql", "x", "--db", shop], "a database of yours is not sent"),
+        (["sql", "x", "--named", "shop", "--execute"], "--execute runs the query on --db"),
         (["predicate", "x", "--function", f"{operator_folder}/rules.py:even"], "a function of yours is not sent"),
         (["text", "x", "--named", "nosuch"], "is no name that the operator has set up"),
         (["text", "x", "--explain"], "--explain does not go with --url"),
