@@ -80,7 +80,7 @@ def compile_json(language: JsonSchema, vocabulary: Vocabulary) -> Compiled:
     exact = relaxed.exact and not layout and not _repeats_names(graph)
     constraint: Constraint = mask
     if not exact:
-        planner = Planner(relaxed.ordered)
+        planner = Planner(relaxed.ordered, language.spelling == "plain")
         # In a layout white space promises what comes after it, which only the judge can tell.
         plan = planner.nothing if relaxed.exact and not layout else planner.plan((graph.root,))
         before = JsonState.before(plan, layout)

@@ -13,6 +13,7 @@ from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from grammars.json_formats import FORMATS
@@ -27,6 +28,9 @@ MUST, EVALUATED, COUNTED, UNEVALUATED = 0, 1, 2, 3
 
 # Members whose plans are remembered, for each plan.
 REMEMBERED_KEYS = 2_000
+
+# Where bounds have more digits, those of a number begun are not counted.
+LONGEST_COUNTED = 64
 
 # Nodes with more properties wait for the closing bracket before they hold for ever.
 SETTLING_KEYS = 16
@@ -82,10 +86,11 @@ class Planner:
     """Makes each plan once.
 
     ordered  indices of the nodes whose properties can only come in their order, before all others
+    plain    whether integers are written in digits alone, without fraction or exponent
     """
 
-    def __init__(self, ordered: frozenset[int] = frozenset()) -> None:
-        self.ordered = ordered
+    def __init__(self, ordered: frozenset[int] = frozenset(), plain: bool = False) -> None:
+        self.ordered, self.plain = ordered, plain
         self._plans: dict[tuple[int, ...], Plan] = {}
         self.nothing = self.plan(())
 
@@ -134,6 +139,9 @@ class Plan:
         self._literals: dict[Any, Verdicts] = {}
         self.begun = self._combined([_before(node) for node in self.nodes])
         self.number_begun = self._combined(list(self._fixed[NUMBER]))
+        # What digits may still become is judged where only digits may come, and where it matters.
+        self.counts_digits = planner.plain and any(map(_is_integral, roots)) and bool(self._open[NUMBER])
+        self._digits: dict[str, tuple[Verdicts, ...]] = {}
 
     def bits(self, keys: Iterable[str]) -> int:
         """The watched ones among keys, as bits."""
@@ -181,6 +189,46 @@ class Plan:
         for i in self._open[NUMBER]:
             verdicts[i] = VALID if _fits_number(self.nodes[i], number) else INVALID
         return self._combined(verdicts, closed=True)
+
+    def integer_begun(self, digits: str) -> tuple[Verdicts, ...]:
+        """The verdicts that are possible on integers that begin with some digits: as they stand, with one more, and with more.
+
+        With k more a number lies in [d * 10^k, (d + 1) * 10^k); what bounds say of that is the same for all k beyond theirs.
+        """
+        known = self._digits.get(digits)
+        if known is None:
+            first, sign = int(digits), -1 if digits.startswith("-") else 1
+            found = {self.number(Decimal(first))}
+            if first:
+                found |= {self.number(Decimal(first * 10 + sign * k)) for k in range(10)}
+                if self._longest_bound <= LONGEST_COUNTED:
+                    for k in range(2, max(self._longest_bound - len(digits), 0) + 4):
+                        ends = first * 10**k, (first + sign) * 10**k - sign
+                        found.add(self._between(Decimal(min(ends)), Decimal(max(ends))))
+                else:
+                    found.add(self.number_begun)
+            known = tuple(found)
+            if len(self._digits) < REMEMBERED_KEYS:
+                self._digits[digits] = known
+        return known
+
+    @cached_property
+    def _longest_bound(self) -> int:
+        """Digits of the largest bound or value."""
+        bounds = (
+            bound
+            for node in self.nodes
+            for bound in (node.minimum, node.maximum, node.above, node.below, *_numbers(node))
+            if bound is not None
+        )
+        return max((max(bound.adjusted() + 1, 1) for bound in bounds), default=0)
+
+    def _between(self, low: Decimal, high: Decimal) -> Verdicts:
+        """The verdicts on integers of an interval: OPEN where they differ."""
+        verdicts = list(self._fixed[NUMBER])
+        for i in self._open[NUMBER]:
+            verdicts[i] = _fits_between(self.nodes[i], low, high)
+        return self._combined(verdicts)
 
     def string(self, text: str, length: int, closed: bool) -> Verdicts:
         """A text so far, or the whole of it; `text` may be left out where `watches_text` is false."""
@@ -539,6 +587,27 @@ def _fits_number(node: Node, number: Decimal) -> bool:
         and (node.below is None or number < node.below)
         and (node.multiple is None or is_multiple(number, node.multiple))
     )
+
+
+def _is_integral(node: Node) -> bool:
+    """Whether a schema takes integers alone of all numbers."""
+    return node.integral or any(map(_is_integral, node.all_of))
+
+
+def _numbers(node: Node) -> tuple[Decimal, ...]:
+    return tuple(value for value in node.values or () if isinstance(value, Decimal))
+
+
+def _fits_between(node: Node, low: Decimal, high: Decimal) -> int:
+    """A node's own verdict on the integers of an interval."""
+    if node.values is not None:
+        return OPEN if any(low <= value <= high for value in _numbers(node)) else INVALID
+    at_least = [bound for bound in (node.minimum, node.above) if bound is not None]
+    at_most = [bound for bound in (node.maximum, node.below) if bound is not None]
+    if any(bound > high for bound in at_least) or any(bound < low for bound in at_most):
+        return INVALID
+    inside = all(bound < low for bound in at_least) and all(bound > high for bound in at_most)
+    return VALID if inside and node.multiple is None else OPEN
 
 
 def _whole_string(node: Node, text: str, length: int) -> int:

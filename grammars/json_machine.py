@@ -221,6 +221,8 @@ class JsonState:
                         return False
                     if _overflows(self.text):
                         return False
+                    if not self._may_count():
+                        return False
                 elif not self._end_number():
                     return False
                 continue
@@ -288,7 +290,7 @@ class JsonState:
             return self._open(OBJECT if byte == 0x7B else ARRAY)
         if byte == 0x2D or 0x30 <= byte <= 0x39:
             self.mode, self.text = _NUMBER, bytes((byte,))
-            return self._stands(plan.number_begun)
+            return self._stands(plan.number_begun) and self._may_count()
         if byte in _LITERALS:
             self.mode, self.text = _LITERAL, bytes((byte,))
             return self._stands(plan.literal(_LITERALS[byte][1]))
@@ -383,6 +385,17 @@ class JsonState:
         self._expect(member)
         self.mode = _COLON
         return self._stands(member.plan.begun)
+
+    def _may_count(self) -> bool:
+        """Whether some integer that begins like this stands, where only digits may come."""
+        plan, frame = self.member.plan, self.frame
+        if not plan.counts_digits or not self.text.lstrip(b"-").isdigit():
+            return True
+        for verdicts in plan.integer_begun(self.text.decode()):
+            if self._stands(verdicts):
+                self.frame = frame
+                return True
+        return False
 
     def _end_number(self) -> bool:
         if not _WHOLE_NUMBER.fullmatch(self.text) or not _has_double(self.text):

@@ -8,6 +8,7 @@ import random
 import time
 import typing
 from dataclasses import dataclass
+from typing import Any
 
 import jsonschema
 import pydantic
@@ -328,3 +329,58 @@ def test_halves_of_many_multiples_that_hold_together_do_not_multiply():
     }
     assert is_member(JsonSchema(schema).compile(SMALL), "0")
     assert time.process_time() - begun < 2.0
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "refused"),
+    [
+        ({"minimum": 10**30, "maximum": 10**30 + 5}, "2", "2"),
+        ({"minimum": 10**30, "maximum": 10**30 + 5}, "1" + "0" * 29 + "6", "1" + "0" * 29 + "6"),
+        ({"minimum": 10**30, "maximum": 10**30 + 5}, "1" + "0" * 30, None),
+        ({"minimum": 0, "maximum": 20, "not": {"multipleOf": 2}}, "4", "4"),
+        ({"minimum": 0, "maximum": 20, "not": {"multipleOf": 2}}, "13", None),
+        ({"maximum": -10, "multipleOf": 7}, "-7", None),
+        ({"minimum": -10, "multipleOf": 7, "not": {"const": -7}}, "-7", "-7"),
+        ({"enum": [123, 45], "not": {"const": 123}}, "1", "1"),
+    ],
+)
+def test_digits_are_refused_where_no_more_of_them_help(schema: dict, text: str, refused: str | None):
+    whole = {"type": "array", "items": {"type": "integer", **schema}}
+    for language, around in ((JsonSchema({"type": "integer", **schema}), ""), (JsonSchema(whole), "[")):
+        constraint = language.compile(SMALL)
+        states = [by_bytes(constraint, f"{around}{text[:k]}".encode()) for k in range(1, len(text) + 1)]
+        at = next((text[: k + 1] for k, state in enumerate(states) if state is None), None)
+        assert at == refused
+
+
+def test_begun_integers_stand_just_where_some_integer_does():
+    rng = random.Random(1)
+
+    def asks() -> dict[str, Any]:
+        bounds = [name for name in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum") if rng.random() < 0.4]
+        found: dict[str, Any] = {name: rng.randint(-30, 150) for name in bounds}
+        if rng.random() < 0.4:
+            found["multipleOf"] = rng.choice([2, 3, 5, 7, 10, 25])
+        return found
+
+    satisfiable = 0
+    for _ in range(60):
+        schema = {
+            "type": "integer",
+            "minimum": -999,
+            "maximum": 999,
+            "allOf": [asks()],
+            "not": {"allOf": [asks(), {"minimum": 5}]},
+        }
+        valid = jsonschema.Draft202012Validator(schema)
+        members = {str(number) for number in range(-999, 1000) if valid.is_valid(number)}
+        if not members:
+            continue
+        satisfiable += 1
+        constraint = JsonSchema(schema).compile(SMALL)
+        begun = {member[:k] for member in members for k in range(1, len(member) + 1)}
+        for number in range(-999, 1000, 3):
+            state = by_bytes(constraint, str(number).encode())
+            assert (state is not None) == (str(number) in begun), (schema, number)
+            assert state is None or state.is_complete == (str(number) in members)
+    assert satisfiable > 20
