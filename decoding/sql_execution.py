@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import signal
 import subprocess
@@ -44,9 +45,9 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name in ("timeout_s", "max_rows", "max_bytes", "memory_mib"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-                raise ValueError(f"{name}={value!r} must be above 0")
+            value, kind = getattr(self, name), int | float if name == "timeout_s" else int
+            if isinstance(value, bool) or not isinstance(value, kind) or not 0 < value < math.inf:
+                raise ValueError(f"{name}={value!r} must be a {'' if kind is not int else 'whole '}number above 0")
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def execute(database: str, query: str, limits: Limits | None = None) -> Rows:
     """
     limits = limits or Limits()
     query = query.strip().removesuffix(";")
+    if any("\ud800" <= char <= "\udfff" for char in query):
+        raise ExecutionError("the query has half of a character (a lone surrogate), which is no text", "database")
     _check(database, query)
     request = {
         "database": database, "query": query, "timeout_s": limits.timeout_s,

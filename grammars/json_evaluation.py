@@ -142,6 +142,7 @@ class Plan:
         # What digits may still become is judged where only digits may come, and where it matters.
         self.counts_digits = planner.plain and any(map(_is_integral, roots)) and bool(self._open[NUMBER])
         self._digits: dict[str, tuple[Verdicts, ...]] = {}
+        self.lists_numbers = any(self.nodes[i].values is not None for i in self._open[NUMBER])
 
     def bits(self, keys: Iterable[str]) -> int:
         """The watched ones among keys, as bits."""
@@ -211,6 +212,14 @@ class Plan:
             if len(self._digits) < REMEMBERED_KEYS:
                 self._digits[digits] = known
         return known
+
+    def listed_number_begun(self, text: str) -> Verdicts:
+        """The verdicts on a number begun, by its digits: those of a value that is listed begin like this, however it is written."""
+        verdicts = list(self._fixed[NUMBER])
+        for i in self._open[NUMBER]:
+            if self.nodes[i].values is not None and not _one_has_digits(_numbers(self.nodes[i]), text):
+                verdicts[i] = INVALID
+        return self._combined(verdicts)
 
     @cached_property
     def _longest_bound(self) -> int:
@@ -309,6 +318,7 @@ class Plan:
         counts: dict[int, int],
         unevaluated: frozenset[tuple[int, int]],
         value: Any,
+        maybe: int = 0,
     ) -> Verdicts:
         """The verdicts on an array or object so far.
 
@@ -320,6 +330,7 @@ class Plan:
         counts          by node: how many items `contains` has found
         unevaluated     (node, bits of the nodes that evaluate it) of members that the node's unevaluated* does not allow
         value           its `value_key` once it is closed, where `compares`
+        maybe           bits of the nodes whose `contains` may yet find the item that is being written
         """
         verdicts = list(self._fixed[kind])
         for i in self._open[kind]:
@@ -328,7 +339,7 @@ class Plan:
             elif kind == OBJECT:
                 verdicts[i] = self._object(i, count, started, closed, present, passed, waiting, value)
             else:
-                verdicts[i] = _array(self.nodes[i], count, started, closed, counts.get(i, 0), value)
+                verdicts[i] = _array(self.nodes[i], count, started, closed, counts.get(i, 0), value, maybe >> i & 1)
         return self._combined(verdicts, present, closed, unevaluated)
 
     def _object(
@@ -598,6 +609,19 @@ def _numbers(node: Node) -> tuple[Decimal, ...]:
     return tuple(value for value in node.values or () if isinstance(value, Decimal))
 
 
+def _one_has_digits(values: tuple[Decimal, ...], begun: str) -> bool:
+    """Whether some value is written with the digits of a number begun, wherever the point and the exponent put them."""
+    written = begun.lower().partition("e")[0]
+    digits = written.lstrip("-").replace(".", "").lstrip("0")
+    for value in values:
+        own = "".join(map(str, value.as_tuple().digits))
+        if not digits or (
+            value.is_signed() == written.startswith("-") and own.ljust(len(digits), "0").startswith(digits)
+        ):
+            return True
+    return False
+
+
 def _fits_between(node: Node, low: Decimal, high: Decimal) -> int:
     """A node's own verdict on the integers of an interval."""
     if node.values is not None:
@@ -638,7 +662,7 @@ def _begun_string(node: Node, text: str, length: int) -> int:
     return VALID if settled else OPEN
 
 
-def _array(node: Node, count: int, started: int, closed: bool, found: int, value: Any) -> int:
+def _array(node: Node, count: int, started: int, closed: bool, found: int, value: Any, maybe: int) -> int:
     most = node.max_items
     if most is not None and started > most:
         return INVALID
@@ -647,7 +671,7 @@ def _array(node: Node, count: int, started: int, closed: bool, found: int, value
         if node.max_contains is not None and found > node.max_contains:
             return INVALID
         wanted = max(node.min_contains - found, 0)
-        if most is not None and wanted > most - count:
+        if most is not None and wanted > most - started + maybe:
             return INVALID
     if not closed:
         return VALID if not wanted and count >= node.min_items and _settles(node) else OPEN

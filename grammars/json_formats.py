@@ -246,7 +246,10 @@ _CLOCK = f"T(?:{_N}H(?:{_N}M(?:{_N}S)?)?|{_N}M(?:{_N}S)?|{_N}S)"
 _PERIOD = f"P(?:{_N}W|(?:{_N}Y(?:{_N}M(?:{_N}D)?)?|{_N}M(?:{_N}D)?|{_N}D)(?:{_CLOCK})?|{_CLOCK})"
 _PLAIN = r"A-Za-z0-9\-._~!$&'()*+,;="
 _PATH = rf"(?:[{_PLAIN}:@]|{_ESCAPED})"
-_AUTHORITY = rf"(?:(?:[{_PLAIN}:]|{_ESCAPED})*@)?(?:\[(?:{_IPV6}|[vV][0-9A-Fa-f]+\.[{_PLAIN}:]+)\]|(?:[{_PLAIN}]|{_ESCAPED})*)(?::[0-9]*)?"
+_REGISTERED = rf"(?:[{_PLAIN}]|{_ESCAPED})*"
+_AUTHORITY = (
+    rf"(?:(?:[{_PLAIN}:]|{_ESCAPED})*@)?(?:\[(?:{_IPV6}|[vV][0-9A-Fa-f]+\.[{_PLAIN}:]+)\]|{_REGISTERED})(?::[0-9]*)?"
+)
 _AFTER_PATH = rf"(?:\?(?:{_PATH}|[/?])*)?(?:#(?:{_PATH}|[/?])*)?"
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.\-]*:"
 _FROM_ROOT = f"//{_AUTHORITY}(?:/{_PATH}*)*|/(?:{_PATH}+(?:/{_PATH}*)*)?"

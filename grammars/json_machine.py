@@ -15,7 +15,19 @@ from itertools import pairwise
 from typing import Any
 
 from grammars import json_sets
-from grammars.json_evaluation import EVALUATED, INVALID, MUST, OPEN, UNEVALUATED, VALID, Link, Member, Plan, Verdicts
+from grammars.json_evaluation import (
+    COUNTED,
+    EVALUATED,
+    INVALID,
+    MUST,
+    OPEN,
+    UNEVALUATED,
+    VALID,
+    Link,
+    Member,
+    Plan,
+    Verdicts,
+)
 from grammars.json_nodes import ARRAY, OBJECT
 from grammars.json_numbers import LONGEST_NUMBER, decimal_of
 
@@ -99,16 +111,28 @@ class _Frame:
         if not plan.nodes:
             return ()
         failed, counts, unevaluated = self.failed | refused, self.counts, self.unevaluated
-        waiting = 0
+        waiting = maybe = 0
         if member is not None and member.links:
             failed, counts, unevaluated = _told(member, verdicts, failed, counts, unevaluated, False)
             for what, i, k in member.links:
-                if what == MUST and verdicts[k] == OPEN:
-                    waiting |= 1 << i
+                if verdicts[k] == OPEN:
+                    waiting |= (what == MUST) << i
+                    maybe |= (what in (EVALUATED, COUNTED)) << i
         # A member of an object counts from its name on.
         count = started if member is not None and self.kind == OBJECT else self.count
         return plan.container(
-            self.kind, count, started, False, self.present, self.passed, failed, waiting, counts, unevaluated, None
+            self.kind,
+            count,
+            started,
+            False,
+            self.present,
+            self.passed,
+            failed,
+            waiting,
+            counts,
+            unevaluated,
+            None,
+            maybe,
         )
 
 
@@ -221,7 +245,7 @@ class JsonState:
                         return False
                     if _overflows(self.text):
                         return False
-                    if not self._may_count():
+                    if not self._number_stands():
                         return False
                 elif not self._end_number():
                     return False
@@ -290,7 +314,7 @@ class JsonState:
             return self._open(OBJECT if byte == 0x7B else ARRAY)
         if byte == 0x2D or 0x30 <= byte <= 0x39:
             self.mode, self.text = _NUMBER, bytes((byte,))
-            return self._stands(plan.number_begun) and self._may_count()
+            return self._stands(plan.number_begun) and self._number_stands()
         if byte in _LITERALS:
             self.mode, self.text = _LITERAL, bytes((byte,))
             return self._stands(plan.literal(_LITERALS[byte][1]))
@@ -386,11 +410,11 @@ class JsonState:
         self.mode = _COLON
         return self._stands(member.plan.begun)
 
-    def _may_count(self) -> bool:
-        """Whether some integer that begins like this stands, where only digits may come."""
+    def _number_stands(self) -> bool:
+        """Whether some number that begins like this stands, where that can be told."""
         plan, frame = self.member.plan, self.frame
         if not plan.counts_digits or not self.text.lstrip(b"-").isdigit():
-            return True
+            return not plan.lists_numbers or self._stands(plan.listed_number_begun(self.text.decode()))
         for verdicts in plan.integer_begun(self.text.decode()):
             if self._stands(verdicts):
                 self.frame = frame

@@ -155,7 +155,7 @@ class Library:
     def _unresolved(near: Located, keyword: str, reference: str, why: str) -> GrammarError:
         return GrammarError(
             f"JSON Schema {keyword} {reference!r} at {near.place or '/'} cannot be resolved: {why}; nothing is fetched: give other "
-            'documents by their URI, registry={"https://...": {...}}'
+            'documents by their URI, registry={"https://...": {...}} (on the command line --ref https://...=FILE)'
         )
 
     def _add(self, uri: str, document: Any, draft: int, place: str) -> Resource:

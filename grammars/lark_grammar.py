@@ -65,6 +65,8 @@ class Lark(Language):
     def __post_init__(self) -> None:
         if not isinstance(self.grammar, str):
             raise GrammarError(f"lark must be the grammar's text, not {type(self.grammar).__name__}")
+        if any("\ud800" <= char <= "\udfff" for char in self.grammar):
+            raise GrammarError("Lark grammar: it has half of a character (a lone surrogate), which is in no text")
         proper = _TEXTS.sub(lambda text: " " * len(text[0]), self.grammar)
         for pattern, what, remedy in _REFUSED:
             if found := pattern.search(proper):

@@ -27,9 +27,10 @@ BATCH = """\
 batch (--input in.jsonl --output out.jsonl):
   a line      {"id": ..., "prompt": "..."}, or "messages" in place of "prompt"; and, where wanted, "system", "seed",
               "constraint" (a spec, in place of the command's), "particles", "sampler", "ess_threshold", "resampling",
-              "temperature", "max_tokens", and "metadata", which is copied
+              "temperature", "top_p", "max_tokens", "detox", "debias", "adaptation", and "metadata", which is copied
   a result    {"id", "text", "parsed", "weight", "posterior", "log_z", "ess", "seed", "model", "usage", "timings",
               "checks_per_token", "masks_per_token"} as in --json, or {"id", "error": {"type", "message"}}; lines come in
               the order in which they are done. Without --output they go to stdout
   again       ids that the output holds are skipped, failed ones too unless --retry-failed; a torn last line is mended
-  seeds       every id has its own, made from --seed and the id"""
+  seeds       every id has its own, made from --seed and the id (in bfloat16 what else is in the batch moves the last digits of
+              probabilities, and so now and then a draw; --engine-arg dtype=float32 does not)"""

@@ -384,3 +384,31 @@ def test_begun_integers_stand_just_where_some_integer_does():
             assert (state is not None) == (str(number) in begun), (schema, number)
             assert state is None or state.is_complete == (str(number) in members)
     assert satisfiable > 20
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "refused"),
+    [
+        ({"contains": {"const": 7}, "minContains": 2, "maxContains": 2, "maxItems": 5}, "[1,2,3,4", "[1,2,3,4"),
+        ({"contains": {"const": 7}, "minContains": 2, "maxContains": 2, "maxItems": 5}, "[1,2,3,71", "[1,2,3,71"),
+        ({"contains": {"const": 7}, "minContains": 2, "maxContains": 2, "maxItems": 5}, "[1,2,3,7,7]", None),
+        ({"contains": {"const": "xy"}, "maxItems": 1}, '["xz', '["xz'),
+        (
+            {"prefixItems": [{"const": 1}], "contains": {"const": "x"}, "unevaluatedItems": False, "minItems": 2},
+            "[1,2",
+            "[1,2",
+        ),
+        ({"items": {"not": {"not": {"enum": [1.5, -20, 0.03]}}}}, "[-3", "[-3"),
+        ({"items": {"not": {"not": {"enum": [1.5, -20, 0.03]}}}}, "[0.03]", None),
+    ],
+)
+def test_an_item_that_contains_still_wants_is_refused_as_it_begins(schema: dict, text: str, refused: str | None):
+    constraint = JsonSchema({"type": "array", **schema}).compile(SMALL)
+    states = [by_bytes(constraint, text[:k].encode()) for k in range(1, len(text) + 1)]
+    assert next((text[: k + 1] for k, state in enumerate(states) if state is None), None) == refused
+
+
+@pytest.mark.parametrize("text", ["150", "1.5e2", "15E+1", "0.015e4", "150.0", "1500e-1"])
+def test_a_listed_number_may_be_written_in_any_way(text: str):
+    constraint = JsonSchema({"enum": [150, "x"]}, spelling="any", order="any").compile(SMALL)
+    assert is_member(constraint, text) and not is_member(constraint, "-" + text)
