@@ -231,6 +231,23 @@ def test_every_line_is_done_in_its_own_way(started: Engine, capsys: pytest.Captu
 
 
 @pytest.mark.engine
+def test_a_line_may_be_steered_and_cut_by_itself(started: Engine, capsys: pytest.CaptureFixture[str]):
+    write_lines(
+        {"id": 1, "prompt": "The nurse said that", "debias": ["gender"], "detox": 0.5, "adaptation": {"budget": 2.0}},
+        {"id": 2, "prompt": "The nurse said that", "top_p": 0.95},
+        {"id": 3, "prompt": "The nurse said that"},
+    )
+    words = ["regex", "--pattern", "( [a-z]{1,8}){2}", "--particles", "4", "--raw"]
+    assert main([*words, "--seed", "1", *BATCH], engine=started) == 0, results()
+    told = results()
+    assert told[1]["adaptation"]["is_proposal"] is True and "adaptation" not in told[2]
+    assert "adaptation" not in told[3]
+    write_lines({"id": 1, "prompt": "x", "detox": 99})
+    assert main([*words, *BATCH[:2]], engine=started) in (2, 5)
+    assert "detox=99" in "".join(capsys.readouterr())
+
+
+@pytest.mark.engine
 def test_a_run_goes_on_where_the_last_one_ended_with_the_same_draws(
     started: Engine, capsys: pytest.CaptureFixture[str]
 ):
