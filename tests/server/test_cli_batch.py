@@ -234,7 +234,7 @@ def test_every_line_is_done_in_its_own_way(started: Engine, capsys: pytest.Captu
 def test_a_line_may_be_steered_and_cut_by_itself(started: Engine, capsys: pytest.CaptureFixture[str]):
     write_lines(
         {"id": 1, "prompt": "The nurse said that", "debias": ["gender"], "detox": 0.5, "adaptation": {"budget": 2.0}},
-        {"id": 2, "prompt": "The nurse said that", "top_p": 0.95},
+        {"id": 2, "prompt": "The nurse said that", "top_p": 1.0},
         {"id": 3, "prompt": "The nurse said that"},
     )
     words = ["regex", "--pattern", "( [a-z]{1,8}){2}", "--particles", "4", "--raw"]
@@ -242,7 +242,7 @@ def test_a_line_may_be_steered_and_cut_by_itself(started: Engine, capsys: pytest
     told = results()
     assert told[1]["adaptation"]["is_proposal"] is True and "adaptation" not in told[2]
     assert "adaptation" not in told[3]
-    write_lines({"id": 1, "prompt": "x", "detox": 99})
+    write_lines({"id": 1, "prompt": "x", "detox": 99}, {"id": 2, "prompt": "x", "top_p": 7})
     assert main([*words, *BATCH[:2]], engine=started) in (2, 5)
     assert "detox=99" in "".join(capsys.readouterr())
 
