@@ -240,7 +240,7 @@ def test_a_line_may_be_steered_and_cut_by_itself(started: Engine, capsys: pytest
     words = ["regex", "--pattern", "( [a-z]{1,8}){2}", "--particles", "4", "--raw"]
     assert main([*words, "--seed", "1", *BATCH], engine=started) == 0, results()
     told = results()
-    assert told[1]["adaptation"]["is_proposal"] is True and "adaptation" not in told[2]
+    assert told[1]["adaptation"]["is_proposal"] is False and "adaptation" not in told[2]
     assert "adaptation" not in told[3]
     write_lines({"id": 1, "prompt": "x", "detox": 99}, {"id": 2, "prompt": "x", "top_p": 7})
     assert main([*words, *BATCH[:2]], engine=started) in (2, 5)
