@@ -117,7 +117,7 @@ def test_errors_say_what_and_whose(database: Path):
         execute("postgresql+psycopg://me:secret@127.0.0.1:1/x", "SELECT 1")
     assert caught.value.kind == "connection" and "secret" not in str(caught.value)
     for bad in ({"timeout_s": 0}, {"max_rows": -1}, {"memory_mib": True}):
-        with pytest.raises(ValueError, match="must be a (whole )?number above 0"):
+        with pytest.raises(ValueError, match=r"must be a (whole )?number above 0"):
             Limits(**bad)
 
 

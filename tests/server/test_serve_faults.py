@@ -63,6 +63,11 @@ def draws(response: httpx.Response) -> Any:
     return [(choice["text"], choice["log_weight"], choice["ess"]) for choice in strictly(response.text)["choices"]]
 
 
+def about(drawn: Any) -> Any:
+    """The same draws: on AVX-512 cores the last digits of a weight depend on what else is in the batch."""
+    return [(text, *(pytest.approx(value, abs=1e-3) for value in values)) for text, *values in drawn]
+
+
 # Hostile constraints
 
 
@@ -169,7 +174,7 @@ def test_a_predicate_that_fails_ends_its_own_request(serving: Serving, name: str
         {**ORDINARY, "seed": 6, "reweigh": {"constraint": {"all": ["even", {"regex": "[0-9]{1,4}"}]}, "particles": 6}},
         {**ORDINARY, "seed": 7, "prompt": "Once", "reweigh": {"constraint": {"json_schema": {"type": "integer"}}, "particles": 3}},
     ]  # fmt: skip
-    quiet = [draws(serving.post("/v1/completions", json=body)) for body in others]
+    quiet = [about(draws(serving.post("/v1/completions", json=body))) for body in others]
     bad = {
         **ORDINARY,
         "max_tokens": 30,
@@ -235,7 +240,7 @@ def test_who_leaves_while_its_constraint_is_compiled_costs_nobody(serving: Servi
 
 
 def test_many_who_leave_leave_nothing(serving: Serving) -> None:
-    quiet = draws(serving.post("/v1/completions", json=ORDINARY))
+    quiet = about(draws(serving.post("/v1/completions", json=ORDINARY)))
     for k in range(20):
         with asked(serving, "/v1/completions", {**ENDLESS, "stream": k % 2 == 0, "seed": k}):
             time.sleep(0.05 * (k % 5))
