@@ -232,6 +232,8 @@ def _understood(answer: Answer, server: Server, load: Load, tokens: int) -> None
         ends = np.cumsum([len(part) for _, part in answer.parts])
         for line in lines[:-2]:
             read += len(line) + 2
+            if line.startswith(b": "):
+                continue  # progress, while no text has come for a while
             assert line.startswith(b"data: "), f"{server.name}, {load.name}: {line!r}"
             event = json.loads(line[6:])
             usage = event.get("usage") or usage
