@@ -197,6 +197,11 @@ class VllmDriver:
 
     def _start(self) -> Any:
         arguments = sound_engine_args(self._args)
+        if arguments.get("data_parallel_size", 1) != 1:
+            raise EngineError(
+                f"data_parallel_size={arguments['data_parallel_size']!r}: an Engine is one replica. Leave it out, or run "
+                "reweigh serve, which shares requests out among several."
+            )
         with vllm_environment():
             require_vllm()
             from vllm import EngineArgs

@@ -104,7 +104,6 @@ class ReweighScheduler(Scheduler):
                 "it samples the locally masked law; turn it off",
             ),
             (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism", "use tensor parallelism"),
-            (config.parallel_config.data_parallel_size > 1, "data parallelism", "run one engine a replica"),
             (config.kv_transfer_config is not None, "a KV connector", "turn it off"),
         ):
             if wrong:

@@ -80,8 +80,8 @@ def _arguments(model: str | None, given: Sequence[str], told: Told) -> Any:
     if args.served_model_name is None:
         args.served_model_name = ["smollm2-135m-instruct"] if model is None else [model]
     validate_parsed_serve_args(args)
-    if args.data_parallel_size > 1 or (getattr(args, "api_server_count", None) or 1) > 1:
-        raise UsageError("data parallelism and several API servers are not supported: run one server a replica")
+    if (getattr(args, "api_server_count", None) or 1) > 1:
+        raise UsageError("several API servers are not supported: --data-parallel-size makes several engines behind one")
     args.reweigh = told
     args.middleware = [*args.middleware, "server.guard.Guard"]
     return args

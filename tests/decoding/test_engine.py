@@ -501,6 +501,13 @@ def test_an_engine_argument_that_vllm_has_not_is_named(model_path: Path):
         Engine(model_path, max_num_seq=3)
 
 
+def test_an_engine_is_one_replica(model_path: Path):
+    from decoding.engine import Engine
+
+    with pytest.raises(EngineError, match="data_parallel_size=2: an Engine is one replica"):
+        Engine(model_path, data_parallel_size=2)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -74,10 +75,31 @@ def models(operator_folder: Path, model_path: Path, tmp_path_factory: pytest.Tem
     modules = [f"{name}={adapter(model, folder / name, seed)}" for seed, name in enumerate(ADAPTERS)]
     server = start_server(
         operator_folder, f"--model={model}", f"--served-model-name={THINKER}", "--reasoning-parser=deepseek_r1",
-        "--enable-lora", "--max-lora-rank=8", "--max-loras=2", "--lora-modules", *modules,
+        "--data-parallel-size=2", "--enable-lora", "--max-lora-rank=8", "--max-loras=2", "--lora-modules", *modules,
     )  # fmt: skip
     yield server
     stop_server(server.process)
+
+
+def test_requests_are_shared_out_among_replicas_and_a_request_is_in_one(models: Serving):
+    bodies = [
+        {"model": THINKER, "prompt": "A date: ", "seed": k, "max_tokens": 12}
+        | {"reweigh": {"constraint": {"regex": "[0-9]{4}-[0-9]{2}-[0-9]{2}"}, "particles": 4, "return_particles": True}}
+        for k in range(6)
+    ]
+    with ThreadPoolExecutor(6) as threads:
+        beside = list(threads.map(lambda body: models.post("/v1/completions", json=body), bodies))
+    for body, answer in zip(bodies, beside, strict=True):
+        (choice,) = answer.json()["choices"]
+        (alone,) = models.post("/v1/completions", json=body).json()["choices"]
+        assert re.fullmatch("[0-9]{4}-[0-9]{2}-[0-9]{2}", choice["text"])
+        assert [one["text"] for one in choice["particles"]] == [one["text"] for one in alone["particles"]]
+    ended = r'vllm:request_success_total{engine="(\d)".*finished_reason="(?:stop|length)".*} (.*)'
+    done = re.findall(ended, models.get("/metrics").text)
+        r'vllm:request_success_total{engine="(\d)".*finished_reason="(?:stop|length)".*} (.*)',
+        models.get("/metrics").text,
+    )
+    assert all(sum(float(count) for engine, count in done if engine == which) > 0 for which in "01"), done
 
 
 # Thoughts
