@@ -96,9 +96,6 @@ def test_requests_are_shared_out_among_replicas_and_a_request_is_in_one(models: 
         assert [one["text"] for one in choice["particles"]] == [one["text"] for one in alone["particles"]]
     ended = r'vllm:request_success_total{engine="(\d)".*finished_reason="(?:stop|length)".*} (.*)'
     done = re.findall(ended, models.get("/metrics").text)
-        r'vllm:request_success_total{engine="(\d)".*finished_reason="(?:stop|length)".*} (.*)',
-        models.get("/metrics").text,
-    )
     assert all(sum(float(count) for engine, count in done if engine == which) > 0 for which in "01"), done
 
 
