@@ -103,6 +103,7 @@ class ReweighScheduler(Scheduler):
                 "speculative decoding",
                 "it samples the locally masked law; turn it off",
             ),
+            (config.parallel_config.pipeline_parallel_size > 1, "pipeline parallelism", "use tensor parallelism"),
             (config.kv_transfer_config is not None, "a KV connector", "turn it off"),
         ):
             if wrong:
