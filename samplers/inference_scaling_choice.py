@@ -64,7 +64,7 @@ class Estimate:
 class LawCheck:
     """The 1/k law at one temperature, means over prompts.
 
-    rho        median over prompts of ρ, 1 to n
+    rho        median of ρ, 1 to n, over the prompts whose rewards differ: where all are equal k changes nothing
     limit      value for k → ∞; halved: the same at T/2
     halving    halved - limit: of its sign is the change that more samples bring
     k          where prediction and measurement are compared: the first k >= 10ρ, or the middle of the curve where there is none
@@ -165,7 +165,7 @@ class Calibration:
         """temperature  above 0"""
         laws = self._laws_at(temperature)
         limits, halves = np.array([one.limit for one in laws]), np.array([one.halved for one in laws])
-        rho = float(np.median([one.rho for one in laws]))
+        rho = float(np.median([one.rho for one in laws if one.rho > 1 + 1e-9] or [1.0]))
         enough = self.ks[self.ks >= 10 * rho]
         k = int(enough[0]) if len(enough) else int(self.ks[len(self.ks) // 2])
         at = self._at(k)

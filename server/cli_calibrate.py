@@ -42,7 +42,8 @@ Curves are exact means over all k-subsets of each prompt's candidates, k up to t
 without --k-max). Intervals are 95 % bootstraps over prompts. Recommended is the cheapest k within one standard error
 of the best value.
 
-rho       n Σw²/(Σw)² of w = exp(r/T), the median prompt's: the 1/k law holds once k is some 10 rho (~ marks those below)
+rho       n Σw²/(Σw)² of w = exp(r/T), the median of the prompts whose rewards differ: the 1/k law holds once k is some
+          10 rho (~ marks those below)
 halving   what k -> inf gains when T is halved: positive where more samples help at this T, negative where they hurt
 
 keys of --json (version 1): version, pool, normalisation, k, curves (temperature; mean, low, high for each k), pass_at_k,

@@ -164,6 +164,19 @@ def test_halving_the_temperature_tells_what_more_samples_do():
             assert calibration.change(2.0, check.k, int(calibration.ks[-1])).sign == sign
 
 
+def test_prompts_of_equal_rewards_do_not_vouch_for_the_law():
+    """A verifier's pool: most prompts have no right answer at all, and the others one of many."""
+    rng = np.random.default_rng(8)
+    hopeless = [Judged(f"h{p}", np.zeros(32), np.zeros(32), np.full(32, 100.0)) for p in range(30)]
+    rare = [np.eye(32)[rng.integers(32)] for _ in range(10)]
+    solved = [Judged(f"s{p}", correct, correct, np.full(32, 100.0)) for p, correct in enumerate(rare)]
+    for temperature in (0.5, 0.25):
+        check = calibrated(hopeless + solved, (0.25, 0.5)).law(temperature)
+        alone = calibrated(solved, (0.25, 0.5)).law(temperature)
+        assert check.rho == pytest.approx(alone.rho) and check.rho > 3.2 and not check.reliable
+    assert calibrated(hopeless, (0.5,)).law(0.5).rho == 1.0
+
+
 def test_the_interval_covers_as_often_as_it_says():
     """Over 60 pools of 40 prompts with mean value ½ at k = 1: at least 0.95 less four standard errors of the count."""
     rng, covered = np.random.default_rng(6), 0
