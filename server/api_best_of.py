@@ -23,7 +23,7 @@ from server.api_numbers import count, number, short
 MOST_PARTICLES = 1024
 MOST_WAVES = 64
 # The rule `mbr` compares every two candidates.
-MOST_COMPARED = 64
+MOST_COMPARED = 256
 _FIELDS = ("k", "reward", "temperature", "profile", "rule", "until", "wave", "token_budget", "judge_budget", "judge")
 # Rewards whose options may come in a body: cheap ones, and a model as a judge. JSON is better asked for as a constraint.
 _REWARDS = (

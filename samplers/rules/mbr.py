@@ -12,6 +12,9 @@ from samplers.potential import charge
 from samplers.rule import Drawn, positive, rule
 
 _LONGEST_GRAM = 6
+_PAIRS_AT_ONCE = 1 << 20
+# Grams that so many texts have are counted by a product of matrices, the others pair by pair.
+_COMMON = 48
 Utility = Callable[[str, str], float]
 
 
@@ -59,12 +62,7 @@ def utilities(texts: list[str], utility: Utility | None) -> np.ndarray:
     """float64 [k, k], the utility of every text against every other. Raises RequestError where one is no finite number."""
     count = len(texts)
     if utility is None:
-        grams = [_grams(text) for text in texts]
-        table = np.eye(count)
-        for i in range(count):
-            for j in range(i):
-                table[i, j] = table[j, i] = _f1(grams[i], grams[j])
-        return table
+        return _f1(texts)
     table = np.array([[float(utility(one, other)) for other in texts] for one in texts]).reshape(count, count)
     if not np.isfinite(table).all():
         i, j = np.argwhere(~np.isfinite(table))[0]
@@ -72,15 +70,45 @@ def utilities(texts: list[str], utility: Utility | None) -> np.ndarray:
     return table
 
 
-def _grams(text: str) -> list[Counter[str]]:
-    return [Counter(text[k : k + n] for k in range(len(text) - n + 1)) for n in range(1, _LONGEST_GRAM + 1)]
+def _f1(texts: list[str]) -> np.ndarray:
+    """Mean over n of 2·shared/(grams of one + grams of the other), over those n that either text has grams of: [k, k]."""
+    count = len(texts)
+    table, counted = np.zeros((count, count)), np.zeros((count, count))
+    for n in range(1, _LONGEST_GRAM + 1):
+        grams = [Counter(text[k : k + n] for k in range(len(text) - n + 1)) for text in texts]
+        totals = np.array([one.total() for one in grams])
+        both = totals[:, None] + totals
+        table += np.divide(2.0 * _shared(grams), both, out=np.zeros_like(table), where=both > 0)
+        counted += both > 0
+    return np.divide(table, counted, out=np.ones_like(table), where=counted > 0)
 
 
-def _f1(one: list[Counter[str]], other: list[Counter[str]]) -> float:
-    """Mean over n of 2·shared/(grams of one + grams of the other), over those n that either text has grams of."""
-    scores = [
-        2.0 * (mine & theirs).total() / (mine.total() + theirs.total())
-        for mine, theirs in zip(one, other, strict=True)
-        if mine or theirs
+def _shared(grams: list[Counter[str]]) -> np.ndarray:
+    """How many grams every two texts share: int64 [k, k]. A gram that a text has twice is two, (gram, 1) and (gram, 2)."""
+    count = len(grams)
+    numbers: dict[tuple[str, int], int] = {}
+    pairs = [
+        (numbers.setdefault((gram, copy), len(numbers)), k)
+        for k, one in enumerate(grams)
+        for gram, copies in one.items()
+        for copy in range(copies)
     ]
-    return sum(scores) / len(scores) if scores else 1.0
+    shared = np.zeros(count * count, dtype=np.int64)
+    if not pairs:
+        return shared.reshape(count, count)
+    number, text = np.array(sorted(pairs), dtype=np.int64).T
+    starts = np.flatnonzero(np.r_[True, number[1:] != number[:-1]])
+    spread = np.diff(np.r_[starts, len(number)])  # in how many texts each is
+    block = max(_PAIRS_AT_ONCE // count, 1)
+    common = np.flatnonzero(spread >= _COMMON)
+    for some in (common[k : k + block] for k in range(0, len(common), block)):
+        has = np.zeros((count, len(some)), dtype=np.float32)
+        for column, k in enumerate(some):
+            has[text[starts[k] : starts[k] + spread[k]], column] = 1.0
+        shared += (has @ has.T).astype(np.int64).ravel()
+    for many in np.unique(spread[spread < _COMMON]):
+        rows = text[starts[spread == many, None] + np.arange(many)]  # [grams, texts that have it]
+        step = max(_PAIRS_AT_ONCE // int(many) ** 2, 1)
+        for some in (rows[k : k + step] for k in range(0, len(rows), step)):
+            shared += np.bincount((some[:, :, None] * count + some[:, None, :]).ravel(), minlength=count * count)
+    return shared.reshape(count, count)

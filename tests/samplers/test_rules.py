@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import random
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -112,6 +114,23 @@ def test_mbr_believes_in_texts_that_others_support():
     assert same == pytest.approx([2 / 3, 2 / 3, 1 / 3])
     # One of two unigrams shared, no bigram: the mean of 2/3 and 0.
     assert utilities(["", "a", "ab"], None) == pytest.approx(np.array([[1, 0, 0], [0, 1, 1 / 3], [0, 1 / 3, 1]]))
+
+
+def test_the_default_utility_is_the_f1_of_shared_grams():
+    """Text by text, with more texts than are compared pair by pair, repeated grams and empty texts."""
+    rng = random.Random(0)
+    texts = ["".join(rng.choice("abab c") for _ in range(rng.randrange(12))) for _ in range(120)]
+
+    def f1(one: str, other: str) -> float:
+        scores = []
+        for n in range(1, 7):
+            mine, theirs = (Counter(text[k : k + n] for k in range(len(text) - n + 1)) for text in (one, other))
+            if mine or theirs:
+                scores.append(2 * (mine & theirs).total() / (mine.total() + theirs.total()))
+        return sum(scores) / len(scores) if scores else 1.0
+
+    table = utilities(texts, None)
+    assert table == pytest.approx(np.array([[f1(one, other) for other in texts] for one in texts]), abs=1e-12)
 
 
 @pytest.mark.parametrize(

@@ -183,7 +183,7 @@ def test_rewards_that_need_the_model_are_had_from_it(serving: Serving, reward: A
         ({"reward": "short", "k": 2, "rule": "nobodys"}, "reweigh.best_of.rule", "best_of_poisson"),
         ({"reward": "short", "k": 2, "rule": {"mbr": {}}}, "reweigh.best_of.rule", "beta"),
         ({"reward": "short", "k": 2, "rule": {"mbr": {"beta": 1, "utility": "x"}}}, "reweigh.best_of.rule", "utility"),
-        ({"reward": "short", "k": 99, "rule": {"mbr": {"beta": 1}}}, "reweigh.best_of.k", "every two"),
+        ({"reward": "short", "k": 300, "rule": {"mbr": {"beta": 1}}}, "reweigh.best_of.k", "every two"),
         (
             {"reward": "short", "k": 2, "rule": {"pessimistic": {"beta": 1}}, "temperature": 1},
             "reweigh.best_of.temperature",
