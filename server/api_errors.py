@@ -95,4 +95,7 @@ def api_error(error: Exception, param: str | None = None) -> ApiError:
             return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, str(error), None, "engine_error")
         case ReweighError() | ValueError():
             return ApiError(HTTPStatus.BAD_REQUEST, str(error), param, "invalid_value")
+    # vLLM's own: told by its name, since nothing here loads vLLM.
+    if any(kind.__name__ == "VLLMClientError" for kind in type(error).__mro__):
+        return ApiError(HTTPStatus.BAD_REQUEST, str(error), getattr(error, "parameter", None), "invalid_value")
     return ApiError(HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {error}", None, "internal_error")

@@ -60,6 +60,7 @@ _CHANGES_P: dict[str, tuple[Any, ...]] = {
     "watermarking": (False, None),
 }
 _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
+    "best_of": ((None, 1), "use reweigh.best_of"),
     "use_beam_search": ((False, None), "draws are sampled here; leave it out"),
     "stop_token_ids": (([], None), "use stop"),
     "prompt_logprobs": ((None,), "ask for them in a request without a constraint"),

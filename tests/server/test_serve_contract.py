@@ -480,6 +480,24 @@ def test_what_is_not_applied_is_refused(serving: Serving, body: dict[str, Any], 
     assert len(error["message"]) <= 1000
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("body", "param", "said"),
+    [({"prompt": [999999]}, None, "out of vocabulary"), ({"best_of": 4}, "best_of", "use reweigh.best_of")],
+)
+def test_completions_refuse_what_they_do_not_apply(
+    serving: Serving, body: dict[str, Any], param: str | None, said: str, stream: bool
+):
+    asked = {"model": MODEL, "prompt": "A number: ", "max_tokens": 4, "stream": stream, **body}
+    answer = serving.post("/v1/completions", json={**asked, "reweigh": {"constraint": {"regex": "[0-9]{2}"}}})
+    if stream and answer.status_code == 200:
+        # The prompt is known to be wrong only once it is drawn from: the stream has begun, and says so.
+        assert said in answer.text and '"invalid_value"' in answer.text and "[DONE]" not in answer.text
+        return
+    error = answer.json()["error"]
+    assert answer.status_code == 400 and error["param"] in (param, "prompt") and said in error["message"]
+
+
 def test_a_prompt_that_is_too_long_is_a_400(serving: Serving):
     with pytest.raises(openai.BadRequestError, match="1024"):
         complete(serving, prompt="a b c d " * 1000, extra_body={"reweigh": {}})
