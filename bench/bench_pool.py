@@ -1,13 +1,14 @@
 """On real questions: what does selection among k gain, by a verifier, by the model as its own judge, by its likelihood?
 
-Candidates are plain draws of the embedded model (in float32), of SQL draws by token masking, all of a few prompts in one batch;
-the judge is the same model, asked pointwise for an expected score of 1 to 5. Every candidate stands as one line in
-bench/results/candidates_TASK.jsonl: what is there is not drawn again, so a run that was broken off goes on where it was. From
-these lines a pool is made for each reward, and `reweigh calibrate` is run on it: accuracy against k and T, the 1/k law beside what
-is measured, the verdict. A pool is without the candidates that have no such reward (empty ones for the judge, dead ends for the
-likelihood), and without prompts that lose more than half of theirs by this. Pictures go to bench/results.
+Candidates are plain draws of the embedded model (in float32), all of a few prompts in one batch; queries, the expressions of
+countdown and programs of indented lines are drawn by token masking, and programs are tested in a sandbox. The judge is the same
+model, asked pointwise for an expected score of 1 to 5. Every candidate stands as one line in bench/results/candidates_TASK.jsonl:
+what is there is not drawn again, so a run that was broken off goes on where it was. From these lines a pool is made for each
+reward, and `reweigh calibrate` is run on it: accuracy against k and T, the 1/k law beside what is measured, the verdict. A pool is
+without the candidates that have no such reward (empty ones for the judge, dead ends for the likelihood), and without prompts that
+lose more than half of theirs by this. Pictures go to bench/results.
 
-    python -m bench.bench_pool [--tasks arithmetic gsm8k countdown sql] [--questions 60] [--k 32] [--fresh]
+    python -m bench.bench_pool [--tasks arithmetic gsm8k countdown sql humaneval] [--questions 60] [--k 32] [--fresh]
 """
 
 from __future__ import annotations
@@ -27,7 +28,13 @@ from tqdm import tqdm
 from bench.harness import RESULTS, ROOT, report, say
 from bench.tasks_selection import FAMILIES, Family, Problem, family
 
-SIZES = {"arithmetic": (60, 32), "gsm8k": (40, 16), "countdown": (24, 32), "sql": (40, 16)}  # questions, candidates
+SIZES = {
+    "arithmetic": (60, 32),
+    "gsm8k": (40, 16),
+    "countdown": (40, 32),
+    "sql": (40, 16),
+    "humaneval": (40, 16),
+}  # questions, candidates
 AT_ONCE = 4  # prompts between two writes
 REWARDS = ("verifier", "judge", "mean_logprob")
 TS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)
@@ -242,7 +249,7 @@ def _said(place: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=tuple(FAMILIES), default=["arithmetic", "gsm8k", "sql"])
+    parser.add_argument("--tasks", nargs="+", choices=tuple(FAMILIES), default=list(FAMILIES))
     parser.add_argument("--questions", type=int, help="of each task (default: " + _said(0) + ")")
     parser.add_argument("--k", type=int, help="candidates of each question (default: " + _said(1) + ")")
     parser.add_argument("--fresh", action="store_true", help="draw again what has been drawn")

@@ -1,5 +1,5 @@
 """Real questions with verifiers, for selection among candidates: from GSM8K single calculations and the questions with the
-shortest solutions, countdown, and Spider's questions, whose queries are run."""
+shortest solutions, countdown, Spider's questions, whose queries are run, and HumanEval's, whose programs are tested."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import permutations, product
 from pathlib import Path
 from typing import Any
 
 from bench.harness import DATA
 from decoding.rewards.sql_match import SqlMatch
+from decoding.rewards.unit_tests import UnitTests
+from grammars.choice import Choice
+from grammars.constraint import Language
+from grammars.regex import Regex
 from grammars.sql import Sql
 from samplers.reward import Candidate
 from samplers.rewards.numeric_match import NumericMatch
@@ -37,7 +42,7 @@ class Problem:
     prompt: str
     question: str
     correct: Callable[[str], bool]
-    language: Sql | None = None
+    language: Language | None = None
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def _calculations(solutions: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def _countdown(count: int) -> Family:
-    """Three numbers, each used once; the first eight problems are the shots."""
+    """Three numbers; the first eight problems are the shots. Candidates are expressions that use each number once."""
     rows = [row for row in _lines(DATA / "countdown" / "problems.jsonl") if len(row["numbers"]) == 3]
 
     def asked(row: dict[str, Any]) -> str:
@@ -99,11 +104,40 @@ def _countdown(count: int) -> Family:
             f"{head}{asked(row)}\nAnswer:",
             f"Combine the numbers with + - * / to make the target, each number once. {asked(row)}",
             lambda text, row=row: reaches(text, row["numbers"], row["target"]),  # type: ignore[misc]
+            Choice([f" {one}" for one in expressions(row["numbers"])]),
         )
         for row in rows[8 : 8 + count]
     ]
-    criteria = "Judge whether the expression uses each number exactly once and comes to the target."
-    return Family(tuple(problems), criteria, ("\n",), 24, 0.7)
+    criteria = "Judge whether the expression comes to the target."
+    return Family(tuple(problems), criteria, (), 24, 0.7)
+
+
+def expressions(numbers: Sequence[int]) -> list[str]:
+    """Every expression of three numbers, each used once, written as the solutions are; two orders count as two."""
+    found = [
+        form.format(a=a, b=b, c=c, f=f, g=g)
+        for (a, b, c), f, g in product(permutations(numbers), "+-*/", "+-*/")
+        for form in ("({a} {f} {b}) {g} {c}", "{a} {f} ({b} {g} {c})")
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _humaneval(count: int) -> Family:
+    """The problems with the shortest solutions, as they stand. Candidates are indented lines, until a fence closes them."""
+    rows = sorted(_lines(DATA / "humaneval" / "problems.jsonl"), key=lambda row: len(row["canonical_solution"]))
+    problems = []
+    for row in rows[:count]:
+        tests = UnitTests(row["test"], prefix=row["prompt"], entry_point=row["entry_point"], processes=1)
+        problems.append(
+            Problem(
+                row["task_id"],
+                row["prompt"],
+                f"Write the body of this function.\n{row['prompt']}",
+                lambda text, tests=tests: tests.score([Candidate("", text)])[0] == 1.0,  # type: ignore[misc]
+                Regex(r"    [^\n`]+(\n(    [^\n`]+)?)*(\n```)?"),
+            )
+        )
+    return Family(tuple(problems), "Judge whether the code is right.", ("\n```",), 96, 0.7)
 
 
 def _gsm8k(count: int) -> Family:
@@ -177,4 +211,5 @@ FAMILIES: dict[str, Callable[[int], Family]] = {
     "gsm8k": _gsm8k,
     "countdown": _countdown,
     "sql": _sql,
+    "humaneval": _humaneval,
 }

@@ -10,7 +10,7 @@ import pytest
 
 from bench.bench_judges import Pair, accuracy, first_digit, strict
 from bench.bench_pool import auc, complete, pool_of
-from bench.tasks_selection import DATA, FAMILIES, family, reaches
+from bench.tasks_selection import DATA, FAMILIES, expressions, family, reaches
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no data at {DATA}: REWEIGH_DATA names another place")
 
@@ -47,10 +47,31 @@ def test_problems_of_a_family_differ_and_no_shot_answers_them(name: str):
         head, last = problem.prompt.rsplit("\n", 2 if name != "arithmetic" else 1)[0], problem.prompt[-7:]
         if name == "sql":  # a query stands on a line of its own
             assert problem.prompt.endswith(problem.question.removeprefix("Write a SQL query. ") + "\n")
+        elif name == "humaneval":  # a function without its body, asked with nothing before it
+            assert problem.prompt.endswith(('"""\n', "'''\n")) and problem.question.endswith(problem.prompt)
+            head = ""
         else:
             assert last.strip().endswith((":", "="))
         assert problem.question.removeprefix("What is ").rstrip("?") not in head
         assert not problem.correct("") and not problem.correct("no number")
+
+
+def test_expressions_use_each_number_once_and_solutions_are_among_them():
+    found = expressions([82, 76, 85])
+    assert len(found) == len(set(found)) == 6 * 16 * 2 and "(82 - 76) * 85" in found
+    assert sum(reaches(one, [82, 76, 85], 510) for one in found) == 2 and reaches("85 * (82 - 76)", [82, 76, 85], 510)
+    assert len(expressions([3, 3, 3])) == 16 * 2
+
+
+@needs_data
+def test_a_program_is_right_if_it_passes_its_tests():
+    (problem,) = family("humaneval", 1).problems
+    assert problem.id == "HumanEval/41"
+    assert (
+        problem.correct("    return n**2\n")
+        and problem.correct("    return n*n")
+        and not problem.correct("    return n\n")
+    )
 
 
 @needs_data
