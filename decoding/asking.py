@@ -118,8 +118,8 @@ def check_request(request: Request, place: str, max_model_len: int, max_particle
         )
     if request.adapt is not None and request.temperature < LEAST_STEERED:
         raise BadRequest(
-            f"temperature={request.temperature:g} leaves one token at every step, which detox and debias cannot steer: "
-            f"at least {LEAST_STEERED:g} was wanted beside them"
+            f"temperature below {LEAST_STEERED:g} leaves one token at every step, which detox and debias cannot steer: "
+            "raise it, or leave them out"
         )
     order_of(request, "").check()
 
@@ -234,6 +234,12 @@ def _error(
         return DeadEnd(
             f"every one of {request.particles} particles ran into a dead end by token {longest}: no token the constraint "
             "accepts had any probability left, or the check budget ended; "
-            + (_HALF if any(map(_is_cut, texts)) else "try more particles or a prompt nearer to the constraint")
+            + (
+                _HALF
+                if any(map(_is_cut, texts))
+                else f"top_p={request.top_p:g} cuts such tokens off: raise it"
+                if request.top_p < 1.0
+                else "try more particles or a prompt nearer to the constraint"
+            )
         )
     return None

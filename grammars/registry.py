@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -100,8 +101,12 @@ def language_from_spec(spec: Mapping[str, Any]) -> Language:
     name = found[0]
     options = {key: value for key, value in spec.items() if key != name}
     cls = language_class(name)
+    make: Callable[..., Language] = getattr(cls, "from_spec", cls)
+    known = list(inspect.signature(make).parameters)[1:]
+    if unknown := [option for option in options if option not in known]:
+        listed = f"there are {', '.join(known)}" if known else "it has none"
+        raise GrammarError(f"constraint {_shown(spec)}: {name!r} has no option {unknown[0]!r:.80}; {listed}")
     try:
-        make: Callable[..., Language] = getattr(cls, "from_spec", cls)
         return make(spec[name], **options)
     except TypeError as error:
         what = str(error).partition("() ")[2] or str(error)

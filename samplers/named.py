@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
@@ -56,10 +57,23 @@ class Named(Generic[T]):
         name, options = parts
         if name not in self.names():
             raise RequestError(f"there is no {what} {name!r:.80}; there are {', '.join(self.names())}{self._remedy}")
-        try:
-            return self._makers[name](**options)
-        except TypeError as error:
-            raise RequestError(f"{what} {name!r}: {error}") from error
+        return made_with(self._makers[name], options, f"{what} {name!r}")
+
+
+def made_with(maker: Callable[..., T], options: Mapping[str, Any], what: str) -> T:
+    """What a maker makes of options. Raises RequestError for one that it does not take, or needs and has not got."""
+    known = inspect.signature(maker).parameters
+    if unknown := [name for name in options if name not in known]:
+        listed = f"there are {', '.join(known)}" if known else "it has none"
+        raise RequestError(f"{what} has no option {unknown[0]!r:.80}; {listed}")
+    missing = [name for name, one in known.items() if one.default is one.empty and name not in options]
+    if missing:
+        raise RequestError(f"{what} needs {' and '.join(missing)}: {{name: {{{missing[0]!r}: ...}}}}")
+
+    try:
+        return maker(**options)
+    except TypeError as error:  # a value of a type that it has no use for
+        raise RequestError(f"{what}: {error}") from error
 
 
 def name_and_options(spec: Any) -> tuple[str, Mapping[str, Any]] | None:

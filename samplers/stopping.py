@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from grammars.errors import RequestError
-from samplers.named import name_and_options
+from samplers.named import made_with, name_and_options
 from samplers.population import normalise
 from samplers.rule import Drawn, Rule, positive
 from samplers.selection import weighted_vote
@@ -168,7 +168,4 @@ def stop_of(given: Any) -> Stop:
     if parts is None or parts[0] not in _STOPS:
         raise RequestError(f"until={given!r:.80}: one of {', '.join(_STOPS)} was wanted, or {{name: options}}")
     name, options = parts
-    try:
-        return _STOPS[name](**options)
-    except TypeError as error:
-        raise RequestError(f"until {name!r}: {error}") from error
+    return made_with(_STOPS[name], options, f"until {name!r}")

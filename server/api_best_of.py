@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from decoding.potentials import NamedPotential
+from decoding.rewarding import UNJUDGED
 from grammars.errors import RequestError
 from samplers.inference_scaling_profile import loaded
 from samplers.judge import Judge
@@ -24,7 +25,19 @@ MOST_PARTICLES = 1024
 MOST_WAVES = 64
 # The rule `mbr` compares every two candidates.
 MOST_COMPARED = 256
-_FIELDS = ("k", "reward", "temperature", "profile", "rule", "until", "wave", "token_budget", "judge_budget", "judge")
+_FIELDS = (
+    "k",
+    "reward",
+    "temperature",
+    "profile",
+    "rule",
+    "until",
+    "wave",
+    "token_budget",
+    "judge_budget",
+    "judge",
+    "unjudged",
+)
 # Rewards whose options may come in a body: cheap ones, and a model as a judge. JSON is better asked for as a constraint.
 _REWARDS = (
     "mean_logprob", "self_certainty", "exact_match", "numeric_match", "judge", "pairwise_judge", "rubric_judge",
@@ -54,6 +67,7 @@ class BestOf:
     rule         what the rewards do to the weights
     waves        how they are drawn, where that is not all at once
     judge        the operator's name of the model that judges; None is the served one
+    unjudged     "error", or "drop": whether a text that the judge cannot judge ends the request or is left out
     """
 
     reward: str | Reward | Judge | None
@@ -62,6 +76,7 @@ class BestOf:
     rule: Rule
     waves: InWaves | None
     judge: str | None
+    unjudged: str = "error"
 
 
 def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
@@ -91,7 +106,7 @@ def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
     k = count({"k": k}, "k", 1, MOST_PARTICLES, "reweigh.particles")
     waves = _waves(given, k, place)
     if "reward" not in given:
-        for name in ("temperature", "rule", "judge", "judge_budget"):
+        for name in ("temperature", "rule", "judge", "judge_budget", "unjudged"):
             if name in given:
                 raise bad(f"{place}.{name} is about a reward, and there is none", f"{place}.{name}")
         if waves is None or waves.until.needs_rewards:
@@ -104,7 +119,10 @@ def best_of(own: Mapping[str, Any], names: Names) -> BestOf | None:
         )
     rule = _rule(given, k, place)
     temperature = number(given, "temperature", 1.0, 0.0, 1e12, f"{place}.temperature")
-    return BestOf(reward, k, temperature, rule, waves, judge)
+    unjudged = given.get("unjudged", "error")
+    if unjudged not in UNJUDGED:
+        raise bad(f"{place}.unjudged is {short(unjudged)}: error or drop was wanted", f"{place}.unjudged")
+    return BestOf(reward, k, temperature, rule, waves, judge, unjudged)
 
 
 def partial_reward(own: Mapping[str, Any], names: Names) -> NamedPotential | None:
@@ -159,7 +177,7 @@ def _with_profile(given: Mapping[str, Any], names: Names, place: str) -> Mapping
         try:
             found = loaded(json.dumps(profile))
         except RequestError as error:
-            raise bad(f"{place}.{error}", f"{place}.profile") from None
+            raise bad(f"{place}.profile: {error}", f"{place}.profile") from None
     return {**given, "k": found.k, "temperature": found.select_temperature}
 
 
@@ -172,7 +190,7 @@ def _waves(given: Mapping[str, Any], k: int, place: str) -> InWaves | None:
     try:
         until = stop_of(given["until"])
     except RequestError as error:
-        raise bad(f"{place}.{error}", f"{place}.until") from None
+        raise bad(f"{place}.until: {error}", f"{place}.until") from None
     wave = count(given, "wave", 1, k, f"{place}.wave") if "wave" in given else min(4, k)
     if -(-k // wave) > MOST_WAVES:
         raise bad(f"{place}.wave is {wave}: {k} candidates are more than {MOST_WAVES} waves of it", f"{place}.wave")
@@ -189,7 +207,7 @@ def _rule(given: Mapping[str, Any], k: int, place: str) -> Rule:
     try:
         rule = rule_of(given["rule"]) if isinstance(given["rule"], str | Mapping) else None
     except RequestError as error:
-        raise bad(f"{place}.{error}", f"{place}.rule") from None
+        raise bad(f"{place}.rule: {error}", f"{place}.rule") from None
     if rule is None:
         raise bad(f"{place}.rule is {short(given['rule'])}: a name, or {{name: options}} was wanted", f"{place}.rule")
     if "temperature" in given and not rule.takes_temperature:

@@ -29,6 +29,10 @@ def read_json(given: bytes | str) -> Any:
         value = json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
     except RecursionError:
         raise ValueError("nested too deep") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):
+            raise ValueError("a whole number of thousands of digits") from None
+        raise
     if _HALF.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -44,7 +45,16 @@ _ELSEWHERE = {
     "extra_body": "its fields at the top level: the openai client puts them there itself",
     "functions": "tools",
     "function_call": "tool_choice",
+    "best_of": 'reweigh: {"best_of": {"k": ..., "reward": ...}}',
+    "text": "response_format",
+    "nvext": "response_format, structured_outputs or reweigh",
 }
+# Neither vLLM's nor ours, and named as if it were to constrain or weigh: a slip of the pen must not fail open either.
+_LIKE_OURS = re.compile(
+    "weigh|guid|gramm|schema|regex|pattern|lark|bnf|json|sql|smiles|pddl|predicate|choice|constrain|struct|format|output_config|"
+    "best_?of|particle|detox|debias|reward|sampler|resampl|judge|logits_?proc"
+)
+_NOT_OURS = {"reweigh", "response_format", "structured_outputs", "tool_choice"}
 # Sampling parameters that change p, and their neutral values.
 _CHANGES_P: dict[str, tuple[Any, ...]] = {
     "top_k": (0, -1, None),
@@ -58,9 +68,9 @@ _CHANGES_P: dict[str, tuple[Any, ...]] = {
     "min_tokens": (0, None),
     "ignore_eos": (False, None),
     "watermarking": (False, None),
+    "length_penalty": (1, None),
 }
 _NOT_WITH_WEIGHTS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "best_of": ((None, 1), "use reweigh.best_of"),
     "use_beam_search": ((False, None), "draws are sampled here; leave it out"),
     "stop_token_ids": (([], None), "use stop"),
     "prompt_logprobs": ((None,), "ask for them in a request without a constraint"),
@@ -157,7 +167,20 @@ def refuse_unknown(body: Mapping[str, Any]) -> None:
     repeated = isinstance(extra, Mapping) and all(name in body and body[name] == extra[name] for name in extra)
     for name in _ELSEWHERE.keys() & body.keys():
         if body[name] is not None and not (name == "extra_body" and repeated):
+            if name == "best_of" and body[name] == 1:
+                continue
             raise bad(f"{name} is not applied here: use {_ELSEWHERE[name]}", name, "unsupported_field")
+    xargs = body.get("vllm_xargs")
+    if isinstance(xargs, Mapping) and "reweigh" in xargs:
+        raise bad("vllm_xargs.reweigh is not applied here: use reweigh at the top level", "vllm_xargs.reweigh")
+    for name in body.keys() - _ELSEWHERE.keys() - _NOT_OURS:
+        if body[name] is not None and _LIKE_OURS.search(name.lower()):
+            raise bad(
+                f"{name:.80} is not known here: constraints are response_format, structured_outputs, tools and "
+                'reweigh: {"constraint": ...}, and what else reweigh does stands in reweigh: {...}',
+                name,
+                "unsupported_field",
+            )
 
 
 def is_ours(body: Mapping[str, Any]) -> bool:
@@ -199,6 +222,12 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
     tools = tools_of(body) if chat else None
     spec, param, instruction = _constraint(body, own, names)
     if tools is not None:
+        if spec is not None and tools.always and param != "response_format.json_schema.schema":
+            raise bad(
+                f"{param} says what an answer in words is, and tool_choice leaves none: leave one of them out, or use "
+                'tool_choice "auto"',
+                param,
+            )
         spec, param = tools.spec(spec), "tools"
         instruction = "\n\n".join(filter(None, (instruction, tools.shown())))
     if spec is None and own.get("thinking"):

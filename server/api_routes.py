@@ -112,6 +112,7 @@ async def _body(raw_request: Request) -> dict[str, Any]:
         raise ApiError(
             HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
             f"content-type is {content[:80] or 'missing'}: application/json was wanted",
+            code="unsupported_media_type",
         )
     try:
         body = read_json(await raw_request.body())
@@ -205,7 +206,7 @@ async def _rendered(rendering: Awaitable[Any]) -> Any:
 
     made = await rendering
     if isinstance(made, ErrorResponse):
-        code = "model_not_found" if made.error.code == HTTPStatus.NOT_FOUND else None
+        code = "model_not_found" if made.error.code == HTTPStatus.NOT_FOUND else "invalid_value"
         raise ApiError(made.error.code, made.error.message, made.error.param, code)
     return made
 
@@ -236,7 +237,7 @@ def _job(
     if chosen is not None and chosen.reward is not None:
         asker = backend.service.asker() if chosen.judge is None else backend.judges[chosen.judge]
         reward = backend.rewards[chosen.reward] if isinstance(chosen.reward, str) else reward_of(chosen.reward, asker)
-        selecting = Selecting(reward, chosen.temperature, "sample", "error", chosen.rule)
+        selecting = Selecting(reward, chosen.temperature, "sample", chosen.unjudged, chosen.rule)
     lora = serving._maybe_get_adapters(request)
     draws: list[tuple[Draw, Any]] = []
     waves: list[Waves] = []

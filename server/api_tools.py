@@ -40,6 +40,11 @@ class Tools:
     def named(self) -> str | None:
         return None if self.choice in ("auto", "required") else self.choice
 
+    @property
+    def always(self) -> bool:
+        """Whether every answer calls a tool, so that none is in words."""
+        return self.choice != "auto"
+
     def spec(self, otherwise: Spec | None) -> Spec:
         """What an answer may be. otherwise: what it has to be when it calls no tool; None is any text."""
         if self.named is not None:

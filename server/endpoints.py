@@ -99,6 +99,7 @@ class Endpoints:
     def attach_router(self, app: FastAPI) -> None:
         keep = [route for route in app.routes if getattr(route, "path", None) in ROUTES]
         app.router.routes[:] = keep
+        app.router.redirect_slashes = False
         app.state.reweigh_gate = app.state.args.reweigh.gate
         app.include_router(completion_router)
         app.include_router(router)
@@ -138,8 +139,11 @@ class Endpoints:
 async def _no_such_route(raw_request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", HTTPStatus.NOT_FOUND)
     path = raw_request.url.path
-    what = "there is no route" if status == HTTPStatus.NOT_FOUND else f"{raw_request.method} is not for"
-    return error_response(ApiError(status, f"{what} {path:.80}", None, "unknown_route"))
+    if status == HTTPStatus.METHOD_NOT_ALLOWED:
+        return error_response(
+            ApiError(status, f"{raw_request.method} is not for {path:.80}", None, "method_not_allowed")
+        )
+    return error_response(ApiError(status, f"there is no route {path:.80}", None, "unknown_route"))
 
 
 def _close_the_door_first(engine_client: Any, gate: Gate) -> None:

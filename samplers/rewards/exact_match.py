@@ -19,8 +19,12 @@ class ExactMatch:
     """
 
     def __init__(self, reference: str | Sequence[str], ignore_case: bool = False) -> None:
-        given = [reference] if isinstance(reference, str) else list(reference)
-        if not given or not all(isinstance(one, str) for one in given):
+        given = [reference] if isinstance(reference, str) else reference
+        if (
+            not isinstance(given, list | tuple | set | frozenset)
+            or not given
+            or not all(isinstance(one, str) for one in given)
+        ):
             raise RequestError(f"exact_match: reference={reference!r:.80}: a text was wanted, or a list of texts")
         self._ignore_case = ignore_case
         self._wanted = frozenset(map(self._plain, given))

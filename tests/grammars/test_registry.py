@@ -86,7 +86,7 @@ def test_one_argument_makes_one_language(arguments, expected):
         ({"constraint": {"regexp": "a"}}, "exactly one of the keys all, any, choice, json_schema"),
         ({"constraint": {"type": "integer"}}, "exactly one of the keys"),
         ({"constraint": {"regex": "a", "choice": ["a"]}}, "exactly one of the keys"),
-        ({"constraint": {"regex": "a", "limit": 3}}, "unexpected keyword argument 'limit'"),
+        ({"constraint": {"regex": "a", "limit": 3}}, "'regex' has no option 'limit'; "),
         ({"constraint": {"all": {"regex": "a"}}}, '"all" takes a list'),
         ({"constraint": {"all": ["a"]}}, "'a' must be an object"),
         ({"constraint": {"all": []}}, "at least one part"),

@@ -61,6 +61,17 @@ def test_the_fields_of_a_body():
     ("body", "chat", "param"),
     [
         ({"tools": [TOOL]}, False, "tools"),
+        (
+            {"tools": [TOOL], "tool_choice": "required", "reweigh": {"constraint": {"regex": "a"}}},
+            True,
+            "reweigh.constraint",
+        ),
+        ({"reweigh": {}, "length_penalty": 2}, True, "length_penalty"),
+        (
+            {"reweigh": {"best_of": {"k": 2, "reward": "mean_logprob", "unjudged": "skip"}}},
+            True,
+            "reweigh.best_of.unjudged",
+        ),
         ({"tool_choice": "required"}, False, "tool_choice"),
         ({"reweigh": {"thinking": "</think>"}}, True, "reweigh.thinking"),
         ({"reweigh": {}, "stream": "yes"}, True, "stream"),
@@ -85,6 +96,54 @@ def test_an_extra_body_that_says_something_else_is_refused():
     with pytest.raises(ApiError) as refused:
         refuse_unknown({"guided": 1, "extra_body": {"guided": 2}})
     assert refused.value.param == "extra_body"
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["Reweigh", "reweight", "re_weigh", "lark", "sql", "best_of", "n_particles", "structured_output", "responseFormat",
+     "response-format", "json", "response_schema", "output_schema", "pattern", "json_mode", "text", "output_config", "nvext",
+     "logits_processors", "guidance", "smiles"],
+)  # fmt: skip
+def test_a_field_that_is_named_like_a_constraint_is_refused(field: str):
+    with pytest.raises(ApiError) as refused:
+        refuse_unknown({"messages": [], field: {"regex": "a"}})
+    assert (refused.value.status, refused.value.param, refused.value.code) == (400, field, "unsupported_field")
+
+
+def test_fields_of_vllm_and_of_openai_pass():
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    of_openai = (
+        "audio", "metadata", "modalities", "prediction", "prompt_cache_key", "safety_identifier", "service_tier", "store",
+        "verbosity", "web_search_options",
+    )  # fmt: skip
+    refuse_unknown(dict.fromkeys((*ChatCompletionRequest.model_fields, *CompletionRequest.model_fields, *of_openai), 1))
+    refuse_unknown({"best_of": 1, "lark": None})
+
+
+def test_reweighs_own_vllm_argument_is_refused():
+    with pytest.raises(ApiError, match="use reweigh at the top level"):
+        refuse_unknown({"vllm_xargs": {"reweigh": "x"}})
+
+
+@pytest.mark.parametrize(
+    ("best_of", "said"),
+    [
+        ({"rule": "pessimistic"}, "reweigh.best_of.rule: rule 'pessimistic' needs beta"),
+        ({"rule": "bogus"}, "reweigh.best_of.rule: there is no rule 'bogus'"),
+        ({"reward": "exact_match"}, "reward 'exact_match' needs reference"),
+        (
+            {"reward": {"exact_match": {"answer": "3"}}},
+            "reward 'exact_match' has no option 'answer'; there are reference",
+        ),
+        ({"reward": {"mean_logprob": {"a": 1}}}, "reward 'mean_logprob' has no option 'a'; it has none"),
+    ],
+)
+def test_an_option_that_is_missing_or_unknown_is_named(best_of: dict[str, Any], said: str):
+    with pytest.raises(ApiError) as refused:
+        read({"reweigh": {"best_of": {"k": 2, "reward": "mean_logprob", **best_of}}})
+    assert said in refused.value.message and "__init__" not in refused.value.message
 
 
 def test_negative_seeds_have_a_place_of_their_own():
