@@ -483,7 +483,7 @@ def test_what_is_not_applied_is_refused(serving: Serving, body: dict[str, Any], 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
     ("body", "param", "said"),
-    [({"prompt": [999999]}, None, "out of vocabulary"), ({"best_of": 4}, "best_of", "use reweigh.best_of")],
+    [({"prompt": [999999]}, None, "out of vocabulary"), ({"best_of": 4}, "best_of", "use reweigh: {")],
 )
 def test_completions_refuse_what_they_do_not_apply(
     serving: Serving, body: dict[str, Any], param: str | None, said: str, stream: bool
