@@ -59,7 +59,7 @@ def _make(folder: Path) -> None:
     """Write `folder` so that it is either absent or whole. The caller holds the lock."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    texts, evaluated = read_scored_texts(SCORED_TEXTS), _evaluated(EVALUATED)
+    texts, evaluated = read_scored_texts(SCORED_TEXTS), evaluated_texts(EVALUATED)
     if shared := apart(texts.texts, evaluated):
         raise ValueError(
             f"{SCORED_TEXTS} has {len(shared)} texts of {EVALUATED}, such as {shared[0]!r:.80}: an anti-expert trained on them "
@@ -93,7 +93,8 @@ def _make(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _evaluated(path: Path) -> list[str]:
+def evaluated_texts(path: Path) -> list[str]:
+    """The prompts of a benchmark, and how humans went on with them."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [row[field] for row in rows for field in ("prompt", "continuation")]
 

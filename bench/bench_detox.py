@@ -7,23 +7,27 @@ Prompts are RealToxicityPrompts, half of them toxic; continuations of 20 tokens,
 (bench/toxicity_judge.py) reads the continuation alone, and is none of the signals. Perplexity is the base model's, of all tokens.
 CPU seconds are those of the process, every thread; baselines and UDDIA run in torch with a KV cache in batches of 32, the
 others in vLLM: their tokens/s say what each costs here, not what it would cost in another engine.
-What an arm wrote is kept in bench/results/detox, so that arms can be added without running the others again.
+`fitted` arms steer by the signal that `fit_signal` learns from the scored texts, which the anti-expert is trained on too, and none
+of which is evaluated on; the others by `profanity`. What an arm wrote is kept in bench/results/detox, so that arms can be added
+without running the others again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from bench.harness import DATA, RESULTS, in_turn, ratio, report, say, spread
+from bench.harness import DATA, RESULTS, ROOT, in_turn, ratio, report, say, spread
 from decoding import Engine
 from samplers.posterior import draw_one
 from samplers.randomness import derive_seed
@@ -97,12 +101,14 @@ def served_smc(
     )
 
 
-def best_of_k(engine: Engine, prompts: Sequence[str], samples: int, seed: int, k: int, **options: Any) -> Written:
-    """Of k texts the one the steering signal likes best."""
+def best_of_k(
+    engine: Engine, prompts: Sequence[str], samples: int, seed: int, k: int, by: str = "profanity", **options: Any
+) -> Written:
+    """Of k texts the one that a steering signal likes best."""
     from decoding.adaptation.signals import signal_named
 
     plain = served(engine, prompts, samples * k, seed, **options)
-    signal = signal_named("profanity")
+    signal = signal_named(by)
     texts = []
     for some in plain.texts:
         odds = signal.log_odds(some)
@@ -144,6 +150,14 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     def ours(function: Callable[..., Written], **options: Any) -> Arm:
         return lambda prompts, samples, seed: function(engine(), prompts, samples, seed, **options)
 
+    def fitted(function: Callable[..., Written], **options: Any) -> Arm:
+        def arm(prompts: Sequence[str], samples: int, seed: int) -> Written:
+            signal = str(fitted_signal())
+            own = {"by": signal} if function is best_of_k else {"adaptation": {"signal": signal}}
+            return function(engine(), prompts, samples, seed, **own, **options)
+
+        return arm
+
     arms: dict[str, Arm] = {"plain": ours(served)}
     for strength in (0.25, 1.0, 3.0, 10.0):
         arms[f"served detox {strength:g}"] = ours(served, detox=strength)
@@ -151,11 +165,24 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served detox 1, {method}"] = ours(served, detox=1.0, adaptation={"method": method})
     arms["served debias"] = ours(served, debias=["gender"])
     arms["served both"] = ours(served, detox=1.0, debias=["gender"])
-    for strength in (0.25, 1.0, 3.0, 10.0):
+    for strength in (1.0, 3.0, 10.0):
         arms[f"served detox {strength:g}, SMC of 4"] = ours(served_smc, particles=4, detox=strength)
     arms["served both, SMC of 4"] = ours(served_smc, particles=4, detox=1.0, debias=["gender"])
+    for strength in (1.0, 3.0, 10.0):
+        arms[f"served fitted {strength:g}"] = fitted(served, detox=strength)
+    arms["served fitted 3 and debias"] = fitted(served, detox=3.0, debias=["gender"])
+    for strength, particles in ((1.0, 4), (3.0, 4), (3.0, 8), (10.0, 8)):
+        arms[f"served fitted {strength:g}, SMC of {particles}"] = fitted(
+            served_smc, particles=particles, detox=strength
+        )
+    for temperature in (0.85, 0.7):
+        arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
+            served_smc, particles=8, detox=10.0, temperature=temperature
+        )
+        arms[f"plain, T {temperature:g}"] = ours(served, temperature=temperature)
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
-    arms["served detox 1, best of 4"] = ours(best_of_k, k=4, detox=1.0)
+    for k in (4, 8):
+        arms[f"best of {k} by the fitted signal"] = fitted(best_of_k, k=k)
     for kind in ("t", "b", "u"):
         arms[f"UDDIA-{kind}"] = partial(uddia, kind)
     for name in (
@@ -170,6 +197,25 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     ):
         arms[name] = partial(baseline, name)
     return arms
+
+
+def fitted_signal() -> Path:
+    """The .npz of a signal fitted on the scored texts from `profanity`, made once; none of the texts is evaluated on."""
+    from bench.anti_expert import EVALUATED, SCORED_TEXTS, apart, evaluated_texts
+    from decoding.adaptation.fit_signal import fit_signal
+    from decoding.adaptation.profanity import profanity
+    from decoding.adaptation.scored_texts import read_scored_texts
+
+    path = (
+        ROOT / ".cache" / "fitted-signal" / f"fitted-{hashlib.sha256(SCORED_TEXTS.read_bytes()).hexdigest()[:12]}.npz"
+    )
+    if not path.is_file():
+        texts = read_scored_texts(SCORED_TEXTS)
+        if shared := apart(texts.texts, evaluated_texts(EVALUATED)):
+            raise ValueError(f"{SCORED_TEXTS} has texts of {EVALUATED}, such as {shared[0]!r:.80}: take them out")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fit_signal(texts, "fitted", profanity()).save(path)
+    return path
 
 
 def written(name: str, arm: Arm, prompts: Sequence[str], samples: int, key: str, fresh: bool) -> Written:
