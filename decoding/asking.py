@@ -204,7 +204,7 @@ def _named(adapt: Mapping[str, Any] | None, texts: Sequence[Sequence[int]], voca
 def _steered(adapt: Mapping[str, Any], summary: dict[str, Any], named: Named, log_weights: np.ndarray) -> Steered:
     kl, ratios = ([tuple(pair[k] for pair in one) for one in summary["steered"]] for k in (0, 1))
     shares = group_shares(named, log_weights, {axis: list(groups) for axis, groups in adapt["debias"]})
-    return Steered(tuple(kl), tuple(ratios), not summary["ancestry"], named, shares)
+    return Steered(tuple(kl), tuple(ratios), not summary["ancestry"], named, shares, tuple(adapt["named"]))
 
 
 _HALF = (

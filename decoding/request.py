@@ -137,6 +137,7 @@ class Steered:
     is_proposal  True: the texts are draws from q, and only their weights tell of the target; False: SMC has resampled by them
     named        axis -> [N] the group that each text names first, or None; of the axes of `debias` that the prompt leaves open
     group_shares axis -> group -> its share of the weight of the texts that name somebody
+    named_by_prompt  axes of `debias` that are not balanced, since the prompt names somebody itself
     """
 
     kl_tokens: tuple[tuple[float, ...], ...]
@@ -144,6 +145,7 @@ class Steered:
     is_proposal: bool
     named: Mapping[str, Sequence[str | None]] = field(default_factory=dict)
     group_shares: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    named_by_prompt: Sequence[str] = ()
 
     @property
     def kl(self) -> np.ndarray:
@@ -174,6 +176,7 @@ class Steered:
             "is_proposal": self.is_proposal,
             "named": {axis: list(groups) for axis, groups in self.named.items()},
             "group_shares": {axis: dict(groups) for axis, groups in self.group_shares.items()},
+            "named_by_prompt": list(self.named_by_prompt),
         }
 
 

@@ -173,6 +173,7 @@ def _adaptation(parts: Sequence[Result]) -> Steered | None:
         all(one.is_proposal for one in told),
         named,
         group_shares(named, np.concatenate([one.log_weights for one in parts]), groups),
+        told[0].named_by_prompt,
     )
 
 

@@ -81,6 +81,7 @@ class Answer:
                 **steered.of(self.particle),
                 "is_proposal": steered.is_proposal,
                 "group_shares": steered.group_shares,
+                "named_by_prompt": list(steered.named_by_prompt),
             }
         verdicts = self.result.verdicts
         if verdicts is not None and (verdict := verdicts[self.particle]) is not None:

@@ -36,6 +36,8 @@ def explain_steering(result: Result, vocabulary: Vocabulary, particle: int) -> N
         f"steered at {len(opened)} of {len(kl)} tokens: {total:.3f} nats of KL, {total / max(len(kl), 1):.4f} a token"
         + ("; a draw from the steered law, which its weight corrects" if result.adaptation.is_proposal else "")
     )
+    for axis in result.adaptation.named_by_prompt:
+        note(f"{axis}: not balanced, the prompt names somebody itself")
     for axis, shares in result.adaptation.group_shares.items():
         if any(shares.values()):
             told = ", ".join(f"{group} {share:.2f}" for group, share in shares.items())

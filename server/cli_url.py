@@ -205,7 +205,8 @@ def result_of(answer: Mapping[str, Any], constraint: Language | Told | None, max
             kl, ratios = (tuple(tuple(one[name]) for one in pieces) for name in ("kl_tokens", "log_ratios"))
             told_of = choice["adaptation"]
             named = {axis: tuple(one["named"][axis] for one in pieces) for axis in told_of["group_shares"]}
-            steered = Steered(kl, ratios, told_of["is_proposal"], named, told_of["group_shares"])
+            left = tuple(told_of["named_by_prompt"])
+            steered = Steered(kl, ratios, told_of["is_proposal"], named, told_of["group_shares"], left)
         error = None if any(ended) else DeadEnd(f"no text came to its end within max_tokens={max_tokens}: raise it")
         return Result(
             texts=[one["text"] for one in particles],

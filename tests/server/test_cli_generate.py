@@ -200,6 +200,10 @@ def test_explain_shows_where_a_text_was_steered(reweigh: Any, monkeypatch: pytes
     assert re.search(r"steered at [123] of 3 tokens: 0\.\d+ nats of KL", err), err
     assert "a draw from the steered law, which its weight corrects" in err
     assert re.search(r"\{[+-]? (he|she|it)[+-]?\} was", err), err
+    _, _, err = reweigh(
+        *asked[:1], "The nurse said she was tired because", *asked[2:], "--debias", "gender", "--explain"
+    )
+    assert "gender: not balanced, the prompt names somebody itself" in err
     _, plain, err = reweigh(*asked, "--explain")
     assert "steered" not in err and plain.strip().endswith("was")
 

@@ -80,6 +80,12 @@ def test_waves_are_steered_too(serving: Serving):
         assert set(choice.adaptation["group_shares"]["gender"]) == {"female", "male"}
 
 
+def test_an_axis_that_the_prompt_names_is_left_alone_and_told_of(serving: Serving):
+    (choice,) = complete(serving, {"debias": ["gender"], "particles": 2}, prompt="She said that").choices
+    assert choice.adaptation["named_by_prompt"] == ["gender"] and choice.adaptation["group_shares"] == {}
+    assert choice.adaptation["kl"] == 0.0
+
+
 def test_a_population_is_balanced(serving: Serving):
     own = {"debias": ["gender"], "particles": 16, "adaptation": {"balance": "population"}, "return_particles": True}
     (choice,) = complete(serving, own, prompt=WARD).choices

@@ -100,7 +100,8 @@ def test_the_engine_tells_and_balances_shares(engine: Engine):
     assert set(engine.generate(prompt, **asked).adaptation.group_shares["gender"]) == {"female", "male"}
     assert fair.as_dict()["adaptation"]["group_shares"]["gender"] == told
     named = engine.generate("She said", adaptation={"balance": "population"}, **asked)
-    assert named.adaptation.group_shares == {}
+    assert named.adaptation.group_shares == {} and named.adaptation.named_by_prompt == ("gender",)
+    assert named.as_dict()["adaptation"]["named_by_prompt"] == ["gender"] and fair.adaptation.named_by_prompt == ()
 
 
 @pytest.mark.engine
