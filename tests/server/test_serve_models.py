@@ -225,6 +225,25 @@ def test_an_adapter_draws_alone_as_it_does_beside_the_others(models: Serving):
         assert [one["log_weight"] for one in particles] == pytest.approx(expected, abs=1e-4)
 
 
+def test_an_adapter_is_steered_as_it_is_beside_the_others(models: Serving):
+    def drawn(model: str) -> Any:
+        own = {"detox": 3.0, "debias": ["gender"], "adaptation": {"method": "both", "gate": 0, "balance_gate": 0}}
+        body = {"model": model, "prompt": "The nurse said that", "max_tokens": 8, "seed": 5, "temperature": 1,
+                "reweigh": {**own, "particles": 4, "ess_threshold": 0, "return_particles": True}}  # fmt: skip
+        (choice,) = models.post("/v1/completions", json=body).json()["choices"]
+        return [(one["text"], one["log_weight"], one["adaptation"]["kl"]) for one in choice["particles"]]
+
+    names = (THINKER, *ADAPTERS)
+    alone = {name: drawn(name) for name in names}
+    assert len({json.dumps(drawn) for drawn in alone.values()}) == 3
+    assert all(kl > 0 for particles in alone.values() for _, _, kl in particles)
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(drawn, names))
+    for name, particles in zip(names, together, strict=True):
+        for (text, *numbers), (expected, *wanted) in zip(particles, alone[name], strict=True):
+            assert text == expected and numbers == pytest.approx(wanted, rel=1e-3, abs=1e-3)
+
+
 def test_a_chat_with_an_adapter_thinks_and_answers(models: Serving):
     (choice,) = chat(models, model="shy", extra_body={"reweigh": {"particles": 4}}).choices
     assert choice.finish_reason == "stop" and choice.message.model_extra["reasoning"]
