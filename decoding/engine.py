@@ -138,7 +138,7 @@ class Engine:
         adaptation      settings of the two: signal, budget (nats a text), gate, balance_gate, method, candidates, debias_strength,
                         and balance: token (default), or population, by which the texts name the groups alike, by their weights
         trace           True: `Result.trace` says what each particle tested at every step, and where the mass went
-        timeout_s       seconds for the whole call
+        timeout_s       seconds for the whole call; a reward that is not done by then is given up, and its error has the texts
 
         returns a Result, or a list of them in the prompts' order. What can be checked before sampling is, and raises for the
         whole call; an error found while sampling is raised for a single prompt, and in a list it stands in that result's
@@ -164,7 +164,7 @@ class Engine:
                 coming.append(
                     partial(_same, result)
                     if selecting is None
-                    else begin_rewards(result, asked[len(coming)], selecting)
+                    else begin_rewards(result, asked[len(coming)], selecting, _remaining(deadline))
                 )
         except BaseException:
             for ticket in tickets:
@@ -206,7 +206,7 @@ class Engine:
             if selecting is None:
                 return partial(_same, result)
             # The texts of one prompt are judged while those of the others are still made.
-            return await asyncio.to_thread(begin_rewards, result, asked[place], selecting)
+            return await asyncio.to_thread(begin_rewards, result, asked[place], selecting, _remaining(deadline))
 
         tasks: list[asyncio.Task[Callable[[float | None], Result]]] = []
         try:

@@ -6,15 +6,18 @@ import asyncio
 import inspect
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
 
-from decoding.judging import Asker, JudgeReward
+from decoding.judging import Asker, JudgeReward, JudgeTimeout, waited_for
 from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.inference_scaling_profile import Profile, loaded
@@ -128,13 +131,15 @@ def wants_certainty(selecting: Selecting | None) -> bool:
 
 def with_rewards(result: Result, prompt: str, selecting: Selecting, timeout_s: float | None = None) -> Result:
     """The result with its living texts judged. An error of the judge stands in the result's `error`, and has the result."""
-    return begin_rewards(result, prompt, selecting)(timeout_s)
+    return begin_rewards(result, prompt, selecting, timeout_s)(timeout_s)
 
 
-def begin_rewards(result: Result, prompt: str, selecting: Selecting) -> Callable[[float | None], Result]:
+def begin_rewards(
+    result: Result, prompt: str, selecting: Selecting, timeout_s: float | None = None
+) -> Callable[[float | None], Result]:
     """Begin to judge the living texts of a result; the function returned is `with_rewards` from there on.
 
-    A judge that asks a model has asked it then; any other reward has been had.
+    A judge that asks a model has asked it then; any other reward has been had, or its time, timeout_s, is up.
     """
     if result.error is not None:
         return lambda timeout_s: result
@@ -150,7 +155,7 @@ def begin_rewards(result: Result, prompt: str, selecting: Selecting) -> Callable
         for i in living
     ]
     try:
-        collect = judging(selecting.reward, candidates, selecting.unjudged)
+        collect = judging(selecting.reward, candidates, selecting.unjudged, timeout_s)
     except RewardError as error:
         failed = _failed(result, error, selecting)
         return lambda timeout_s: failed
@@ -276,11 +281,14 @@ def reward_of(given: Any, asker: Asker | None = None) -> Reward:
     return FunctionReward(given)
 
 
-def judging(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> Callable[[float | None], Judgement]:
+def judging(
+    reward: Reward, candidates: Sequence[Candidate], unjudged: str, timeout_s: float | None = None
+) -> Callable[[float | None], Judgement]:
     """Begin to judge; the function returned waits, where there is something to wait for, and hands the judgement over.
 
     Candidates of the same text are judged once.
-    unjudged  what becomes of a candidate the judge cannot judge: "error" raises, "drop" lets its NaN stand
+    unjudged   what becomes of a candidate the judge cannot judge: "error" raises, "drop" lets its NaN stand
+    timeout_s  seconds for a reward that asks no model; None: it runs in the caller's thread until it is done
     Both raise RewardError where the judge raises, or answers what is no reward.
     """
     with _named(reward):
@@ -289,7 +297,8 @@ def judging(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> C
         else:
             firsts, like = distinct(candidates)
             few = [candidates[k] for k in firsts]
-            ready = Judgement(judged(reward.score(few), len(few), repr(reward))[like])
+            scores = reward.score(few) if timeout_s is None else _within(timeout_s, reward, few)
+            ready = Judgement(judged(scores, len(few), repr(reward))[like])
             waiting = lambda timeout_s: ready  # noqa: E731
 
     def collect(timeout_s: float | None) -> Judgement:
@@ -305,6 +314,25 @@ def judging(reward: Reward, candidates: Sequence[Candidate], unjudged: str) -> C
         return judgement
 
     return collect
+
+
+def _within(timeout_s: float, reward: Reward, candidates: Sequence[Candidate]) -> Any:
+    """The reward's scores. JudgeTimeout when its time is up: Python cannot end a thread, and it goes on in one of its own."""
+    scores: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            scores.set_result(reward.score(candidates))
+        except BaseException as error:
+            scores.set_exception(error)
+
+    Thread(target=run, name="reweigh-reward", daemon=True).start()
+    try:
+        return waited_for(scores, time.monotonic() + timeout_s)
+    except TimeoutError as error:
+        if scores.done():  # the reward's own
+            raise
+        raise JudgeTimeout(f"{reward!r} had not judged {len(candidates)} texts within {timeout_s:.3g} s") from error
 
 
 @contextmanager

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from typing import Any
 
 import numpy as np
 import pytest
 
+from decoding.judging import JudgeTimeout
 from decoding.rewarding import FunctionReward, judging, reward_of
 from grammars.errors import RequestError, RewardError
 from samplers.reward import Candidate, Reward
@@ -60,6 +62,29 @@ def test_what_cannot_be_judged_is_an_error_or_dropped_and_never_zero():
         rewards_for(reward_of(judge), CANDIDATES, "error")
     rewards = rewards_for(reward_of(judge), CANDIDATES, "drop")
     assert math.isnan(rewards[1]) and rewards[[0, 2, 3]].tolist() == [1.0, 1.0, 1.0]
+
+
+async def hangs(text: str) -> float:
+    await asyncio.sleep(600)
+    return 1.0
+
+
+@pytest.mark.parametrize("judge", [hangs, lambda text: time.sleep(600)])
+def test_a_reward_is_given_up_when_its_time_is_up(judge: Any):
+    began = time.monotonic()
+    with pytest.raises(JudgeTimeout, match=r"had not judged 3 texts within 0\.2 s"):
+        judging(reward_of(judge), CANDIDATES, "error", 0.2)
+    assert time.monotonic() - began < 5
+
+
+def test_a_reward_in_time_answers_as_it_does_without_a_limit():
+    assert judging(reward_of(len), CANDIDATES, "error", 30.0)(None).rewards.tolist() == [1, 2, 1, 3]
+
+    def fails(text: str) -> float:
+        raise TimeoutError("of its own")
+
+    with pytest.raises(RewardError, match="failed: TimeoutError: of its own"):
+        judging(reward_of(fails), CANDIDATES, "error", 30.0)
 
 
 @pytest.mark.parametrize("judge", [lambda text: 1 / 0, lambda text: "good", lambda text: math.inf, lambda text: [1, 2]])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from decoding.judging import JudgeTimeout
 from decoding.request import Result
 from grammars.errors import RequestError, RewardError
 
@@ -102,6 +104,20 @@ def test_a_judge_that_fails_gives_what_is_paid_for_back(engine: Engine):
 def test_rewards_that_cannot_be_are_named(engine: Engine, wrong: dict[str, Any], named: str):
     with pytest.raises(RequestError, match=named):
         engine.generate("a", **wrong)
+
+
+def test_a_reward_that_hangs_is_given_up_and_the_texts_are_not_lost(engine: Engine):
+    def hangs(text: str) -> float:
+        time.sleep(600)
+        return 1.0
+
+    asked = {"regex": "[a-z]{2}", "k": 2, "reward": hangs, "seed": 1, "timeout_s": 4.0}
+    for draw in (engine.generate, lambda *prompt, **own: asyncio.run(engine.agenerate(*prompt, **own))):
+        began = time.monotonic()
+        with pytest.raises(JudgeTimeout) as late:
+            draw("Two letters: ", **asked)
+        assert time.monotonic() - began < 20
+        assert len(late.value.result.texts) == 2 and all(late.value.result.texts)
 
 
 def test_asynchronously_judged_as_well(engine: Engine):
