@@ -1,8 +1,8 @@
 """How many samples, at which temperature? A recommendation from the measured curves of a pool, with its uncertainty.
 
 Prompts are the independent units: every interval is a bootstrap over prompts, and every comparison is of the same prompts at
-two settings. The recommendation is the cheapest k whose value is within one standard error of the best cell of the
-grid, at the temperature that is best there: a larger k has to show that it pays.
+two settings. The recommendation is the cheapest k whose value is behind the best cell's by no more than the standard error of that
+difference, at the temperature that is best there: a larger k has to show that it pays.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from samplers.inference_scaling_pool import Judged, Law, hard_curve, law, pass_a
 
 RESAMPLES = 2000
 COVERAGE = 0.95
+# Of the largest value: what `soft_curves` may err by.
+_CURVE_ERROR = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +123,7 @@ class Calibration:
         self.ks, self.temperatures, self.sizes, self.tokens = ks, tuple(temperatures), sizes, tokens
         self._laws = [one.laws for one in prompts]
         self.values = np.stack([one.values for one in prompts])  # [P, T, K]
+        self._error = _CURVE_ERROR * float(np.abs(self.values).max())
         passes = [one.passes for one in prompts]
         self.pass_at_k = None if any(one is None for one in passes) else np.mean(np.stack(passes), axis=0)  # type: ignore[arg-type]
         count = len(prompts)
@@ -136,7 +139,8 @@ class Calibration:
         return low, high
 
     def estimate(self, per_prompt: np.ndarray) -> Estimate:
-        """per_prompt  float64 [P]"""
+        """per_prompt  float64 [P]; what is no more than the error of the curves counts as 0"""
+        per_prompt = np.where(np.abs(per_prompt) <= self._error, 0.0, per_prompt)
         low, high = _interval(self._resampled @ per_prompt)
         return Estimate(float(per_prompt.mean()), float(low), float(high))
 
@@ -186,6 +190,7 @@ class Calibration:
         top = divmod(int(means.argmax()), means.shape[1])
         best = self.values[:, top[0], top[1]]
         behind = best[:, None, None] - self.values
+        behind[np.abs(behind) <= self._error] = 0.0
         error = behind.std(0, ddof=1) / math.sqrt(len(behind))
         near = behind.mean(0) <= error + 1e-12
         column = int(np.flatnonzero(near.any(0))[0])

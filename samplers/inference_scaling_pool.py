@@ -20,6 +20,8 @@ import numpy as np
 
 # exp(-e^x) is 0 for x > _EARLY; e^x is 0 beside 1 for x < -_LATE. Trapezoids of this width in log u err by e^(-π²/width).
 _EARLY, _LATE, _WIDTH = 4.0, 28.0, 0.5
+# Rewards this many temperatures apart leave nothing for chance to do, and the grid no room between floating-point numbers.
+_HARD = 1e12
 _ROWS = 256  # of a batch: its arrays stay in the processor's cache
 
 
@@ -93,6 +95,12 @@ def soft_curves(rewards: np.ndarray, values: np.ndarray, ks: np.ndarray, tempera
     returns          float64 [temperatures, K]
     """
     curves = np.empty((len(temperatures), len(ks)))
+    hard = np.array([rewards.max() - rewards.min() > _HARD * temperature for temperature in temperatures], dtype=bool)
+    if hard.any():
+        curves[hard] = hard_curve(rewards, values, ks)
+        if not hard.all():
+            curves[~hard] = soft_curves(rewards, values, ks, np.array(temperatures)[~hard].tolist())
+        return curves
     lateness = [(rewards.max() - rewards) / temperature for temperature in temperatures]
     grids = [_grid(late) for late in lateness]
     for start, stop in _batches([len(grid) for grid in grids]):

@@ -39,8 +39,8 @@ a line of the pool, one candidate; those of one prompt may stand anywhere:
 Rewards are normalised: for each prompt minus their mean, divided by their standard deviation; where all are equal,
 selection is by chance. A temperature is thus in standard deviations; T=0 takes the highest reward, ties by chance.
 Curves are exact means over all k-subsets of each prompt's candidates, k up to the smallest prompt's number (64 at most
-without --k-max). Intervals are 95 % bootstraps over prompts. Recommended is the cheapest k within one standard error
-of the best value.
+without --k-max). Intervals are 95 % bootstraps over prompts. Recommended is the cheapest k whose value is behind
+the best one by no more than one standard error of that difference, over the prompts.
 
 rho       n Σw²/(Σw)² of w = exp(r/T), the median of the prompts whose rewards differ: the 1/k law holds once k is some
           10 rho (~ marks those below)
@@ -78,6 +78,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--seed {options.seed}: a whole number of at least 0 was wanted")
     if options.plot is not None:
         _check_plot(options.plot)
+    if options.save is not None and not Path(options.save).absolute().parent.is_dir():
+        raise UsageError(f"--save {options.save}: there is no such folder")
     from server.cli_calibrate_pool import read_pool
 
     pool = read_pool(options.pool, (lambda text: None) if options.quiet else note)

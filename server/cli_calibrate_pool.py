@@ -19,6 +19,7 @@ from server.cli_errors import UsageError
 from server.cli_inputs import json_line
 
 NEEDED = ("prompt", "candidate", "reward", "correct")
+LARGEST = 1e100  # its square is still a number
 EVERY = 100_000  # lines between two words of progress
 
 
@@ -127,8 +128,8 @@ def _number(record: dict[str, Any], name: str, place: str) -> float:
         number = float(value)
     except OverflowError:
         number = math.inf
-    if not math.isfinite(number):
-        raise UsageError(f"{place}: {name} is {_shown(value)}; a finite number was wanted")
+    if not abs(number) <= LARGEST:
+        raise UsageError(f"{place}: {name} is {_shown(value)}; a number of at most {LARGEST:g} in size was wanted")
     return number
 
 

@@ -30,7 +30,7 @@ def enumerated(rewards: np.ndarray, values: np.ndarray, k: int, temperature: flo
     return float(np.mean(found))
 
 
-@given(POOLS, st.sampled_from([0.004, 0.1, 0.7, 3.0, 1e4]))
+@given(POOLS, st.sampled_from([1e-300, 1e-14, 1e-9, 0.004, 0.1, 0.7, 3.0, 1e4]))
 @settings(max_examples=60)
 def test_curves_are_means_over_all_subsets(pool: list[tuple[int, int]], temperature: float):
     rewards, values = np.array(pool, dtype=float).T
@@ -194,6 +194,16 @@ def test_the_value_as_used_is_at_one_temperature_for_all():
     want = np.mean([soft_curves(one.rewards, one.values, np.array([4]), [0.2])[0, 0] for one in pool])
     assert at == pytest.approx(want)
     assert value_as_used(pool, 4, 0.0) == pytest.approx(calibrated(pool).mean(0.0)[3])
+
+
+@pytest.mark.parametrize("values", [np.ones(6), np.array([1.0, 0, 0, 1, 0, 0])])
+def test_where_nothing_can_be_gained_one_is_enough(values: np.ndarray):
+    """Rewards that are all equal, or answers that are: what is left of differences is the error of the curves."""
+    rewards = np.arange(6.0) if values.all() else np.full(6, 2.5)
+    ks, temperatures = sizes(6), [0.0, 0.05, 0.5, 5.0]
+    one = curves_of(Judged("q", rewards, values), ks, temperatures)
+    chosen = Calibration(ks, temperatures, [one] * 4, np.full(4, 6), None, np.random.default_rng(0)).recommend()
+    assert chosen.k == 1 and chosen.gain.mean == 0.0 and chosen.verdict.startswith("stop at k=1: no selection")
 
 
 def test_one_prompt_has_no_interval():

@@ -98,7 +98,8 @@ LINE = {"prompt": "p", "candidate": "c", "reward": 0.5, "correct": 1, "tokens": 
 @pytest.mark.parametrize(
     ("second", "said"),
     [
-        ({**LINE, "reward": float("nan")}, "line 2: reward is NaN; a finite number"),
+        ({**LINE, "reward": float("nan")}, "line 2: reward is NaN; a number of at most"),
+        ({**LINE, "reward": -1.7e308}, "line 2: reward is -1.7e+308; a number of at most 1e+100"),
         ({**LINE, "reward": float("inf")}, "line 2: reward is Infinity"),
         ({**LINE, "reward": 10**400}, "line 2: reward is 1000"),
         ({**LINE, "reward": None}, "line 2: reward is null; a number was wanted; leave out"),
