@@ -48,6 +48,12 @@ class JudgeReward:
     """
 
     def __init__(self, judge: Judge, asker: Asker) -> None:
+        if not hasattr(judge, "questions") or not hasattr(judge, "verdicts"):
+            raise RequestError(f"JudgeReward: judge={judge!r:.80}: a judge was wanted, such as Judge('Is it polite?')")
+        if not hasattr(asker, "ask"):
+            raise RequestError(
+                f"JudgeReward: asker={asker!r:.80}: a model to ask was wanted, such as Endpoint(url, model)"
+            )
         self._judge, self._asker = judge, asker
 
     def __repr__(self) -> str:

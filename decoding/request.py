@@ -332,7 +332,9 @@ class Result:
             raise ParseError(f"{text!r:.200} stands for no value: {error}") from error
 
     def raise_for_error(self) -> None:
+        """Raises what went wrong, if anything did; the error has the result."""
         if self.error is not None:
+            self.error.result = self.error.result or self
             raise self.error
 
     def as_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -211,6 +212,7 @@ class FunctionReward:
             )
         self._function, self._batched = function, batched
         self._with_prompt = _parameters(function) == 2
+        self.asynchronous = inspect.iscoroutinefunction(function)
 
     def __repr__(self) -> str:
         return f"reward {getattr(self._function, '__qualname__', repr(self._function))}"
@@ -297,9 +299,19 @@ def judging(
         else:
             firsts, like = distinct(candidates)
             few = [candidates[k] for k in firsts]
-            scores = reward.score(few) if timeout_s is None else _within(timeout_s, reward, few)
-            ready = Judgement(judged(scores, len(few), repr(reward))[like])
-            waiting = lambda timeout_s: ready  # noqa: E731
+
+            def judgement(scores: Any) -> Judgement:
+                return Judgement(judged(scores, len(few), repr(reward))[like])
+
+            if getattr(reward, "asynchronous", False):
+                # Its event loop is its own: those of other prompts need not wait for it.
+                scores = _started(reward, few)
+                waiting = lambda timeout_s: judgement(_waited(scores, timeout_s, reward, few))  # noqa: E731
+            else:
+                ready = judgement(
+                    reward.score(few) if timeout_s is None else _waited(_started(reward, few), timeout_s, reward, few)
+                )
+                waiting = lambda timeout_s: ready  # noqa: E731
 
     def collect(timeout_s: float | None) -> Judgement:
         with _named(reward):
@@ -316,8 +328,8 @@ def judging(
     return collect
 
 
-def _within(timeout_s: float, reward: Reward, candidates: Sequence[Candidate]) -> Any:
-    """The reward's scores. JudgeTimeout when its time is up: Python cannot end a thread, and it goes on in one of its own."""
+def _started(reward: Reward, candidates: Sequence[Candidate]) -> Future[Any]:
+    """The reward's scores to come, from a thread of its own: Python cannot end one, and it goes on where nobody waits any more."""
     scores: Future[Any] = Future()
 
     def run() -> None:
@@ -327,8 +339,13 @@ def _within(timeout_s: float, reward: Reward, candidates: Sequence[Candidate]) -
             scores.set_exception(error)
 
     Thread(target=run, name="reweigh-reward", daemon=True).start()
+    return scores
+
+
+def _waited(scores: Future[Any], timeout_s: float | None, reward: Reward, candidates: Sequence[Candidate]) -> Any:
+    """What came of it; JudgeTimeout when its time is up."""
     try:
-        return waited_for(scores, time.monotonic() + timeout_s)
+        return waited_for(scores, math.inf if timeout_s is None else time.monotonic() + timeout_s)
     except TimeoutError as error:
         if scores.done():  # the reward's own
             raise

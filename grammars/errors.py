@@ -2,7 +2,12 @@
 
 
 class ReweighError(Exception):
-    """Base of every error raised on purpose."""
+    """Base of every error raised on purpose.
+
+    result   what had been drawn, where it is known: it is paid for
+    """
+
+    result: object = None
 
 
 class GrammarError(ReweighError, ValueError):
@@ -34,12 +39,7 @@ class DeadEnd(ReweighError):
 
 
 class RewardError(ReweighError):
-    """A reward could not be had: its function raised, or answered what is no reward.
-
-    result   what had been drawn, where it is known: it is paid for
-    """
-
-    result: object = None
+    """A reward could not be had: its function raised, or answered what is no reward."""
 
 
 class EngineError(ReweighError, RuntimeError):

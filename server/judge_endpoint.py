@@ -60,6 +60,10 @@ class Endpoint:
             raise RequestError(f"judge endpoint: timeout_s={timeout_s!r}: seconds above 0 were wanted")
         if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
             raise RequestError(f"judge endpoint: concurrency={concurrency!r}: a whole number of at least 1 was wanted")
+        if options is not None and not isinstance(options, Mapping):
+            raise RequestError(
+                f"judge endpoint: options={options!r:.80}: further fields of a request were wanted, as a dict"
+            )
         self._url, self._model, self._key = base_url.rstrip("/"), model, api_key
         self._timeout_s, self._concurrency, self._options = float(timeout_s), concurrency, dict(options or {})
 

@@ -163,8 +163,9 @@ def test_a_partial_reward_that_fails_ends_its_request_alone(engine: Engine):
         (lambda text, complete: math.nan, "returned nan"),
         (lambda text, complete: math.inf, "returned inf"),
     ):
-        with pytest.raises(RewardError, match=told):
+        with pytest.raises(RewardError, match=told) as failed:
             engine.generate("A: ", regex="[0-9]{3}", particles=2, partial_reward=function)
+        assert len(failed.value.result.texts) == 2, "what was paid for is not lost"
     assert engine.generate("A: ", regex="[0-9]", particles=2).error is None
     with pytest.raises(RequestError, match="partial_reward=5"):
         engine.generate("A: ", partial_reward=5)

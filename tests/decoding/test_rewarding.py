@@ -73,7 +73,7 @@ async def hangs(text: str) -> float:
 def test_a_reward_is_given_up_when_its_time_is_up(judge: Any):
     began = time.monotonic()
     with pytest.raises(JudgeTimeout, match=r"had not judged 3 texts within 0\.2 s"):
-        judging(reward_of(judge), CANDIDATES, "error", 0.2)
+        judging(reward_of(judge), CANDIDATES, "error", 0.2)(0.2)
     assert time.monotonic() - began < 5
 
 

@@ -70,6 +70,21 @@ def test_judges_see_the_prompt_and_lists_are_judged_each_for_itself(engine: Engi
     assert chat.rewards.tolist() == [1.0, 1.0]
 
 
+def test_coroutines_of_several_prompts_run_side_by_side(engine: Engine):
+    under_way, most = 0, 0
+
+    async def judge(text: str) -> float:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(1.0)
+        under_way -= 1
+        return float(len(text))
+
+    results = engine.generate(["A: ", "B: "], reward=judge, choice=["yes", "no"], particles=1, seed=1)
+    assert most == 2 and all(result.rewards[0] == len(result.texts[0]) for result in results)
+
+
 def test_a_judge_that_fails_gives_what_is_paid_for_back(engine: Engine):
     with pytest.raises(RewardError, match="ZeroDivisionError") as failed:
         engine.generate("A number: ", regex="[0-9]{2}", particles=3, reward=lambda text: 1 / 0)

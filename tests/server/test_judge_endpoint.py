@@ -226,8 +226,16 @@ def test_requests_of_a_batch_run_side_by_side():
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"base_url": "host"}, {"model": ""}, {"timeout_s": 0}, {"timeout_s": True}, {"concurrency": 0}]
+    "wrong",
+    [{"base_url": "host"}, {"model": ""}, {"timeout_s": 0}, {"timeout_s": True}, {"concurrency": 0}, {"options": 5}],
 )
 def test_an_endpoint_that_cannot_be_is_named(wrong: dict[str, Any]):
     with pytest.raises(RequestError, match=next(iter(wrong))):
         Endpoint(**{"base_url": "http://x/v1", "model": "m", **wrong})
+
+
+def test_a_judge_that_is_none_is_named_before_anything_is_drawn():
+    with pytest.raises(RequestError, match="judge='polite'"):
+        JudgeReward("polite", Endpoint("http://x/v1", "m"))  # type: ignore[arg-type]
+    with pytest.raises(RequestError, match="asker='http://x/v1'"):
+        JudgeReward(Judge(), "http://x/v1")  # type: ignore[arg-type]
