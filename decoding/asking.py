@@ -36,6 +36,12 @@ SETTINGS: dict[str, Any] = {
     "trace": False,
     "stop": (),
 }
+OF_BOTH = ("seed", "partial_reward", "detox", "debias", "adaptation")
+# Of selection by a reward: taken out of the options before the others are looked at.
+OF_GENERATE = (
+    "k", "reward", "select_temperature", "select", "unjudged", "rule", "profile", "until", "wave", "token_budget",
+    "judge_budget", "timeout_s", "progress",
+)  # fmt: skip
 MOST_STOPS = 16
 # Of temperatures, beside detox and debias.
 LEAST_STEERED = 0.01
@@ -57,9 +63,11 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
         if name not in SETTINGS:
             if name in _CHANGES_P:
                 raise BadRequest(f"option {name!r} would change p behind the weights' back: leave it out")
+            if name in OF_GENERATE:
+                raise BadRequest(f"option {name!r} is for generate and agenerate")
             raise BadRequest(
-                f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, 'seed'])}, "
-                "and for generate timeout_s and progress"
+                f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, *OF_BOTH])}, "
+                f"and for generate and agenerate {', '.join(OF_GENERATE)}"
             )
     settings = {**SETTINGS, **options}
     particles, max_tokens = settings["particles"], settings["max_tokens"]

@@ -62,3 +62,10 @@ def test_votes_and_expectations_go_by_the_selection_weights():
     judged = replace(plain, rewards=np.array([np.log(2.0), 0.0, 0.0, np.nan]), select_temperature=1.0)
     assert judged.selection_weights == pytest.approx([0.4, 0.2, 0.4, 0.0])
     assert judged.expectation(lambda text: float(text == "B")) == pytest.approx(0.2)
+
+
+def test_an_option_of_generate_is_not_unknown():
+    with pytest.raises(RequestError, match="select_temperature, select, unjudged"):
+        settings_of({"select_temprature": 1.0})
+    with pytest.raises(RequestError, match="'reward' is for generate and agenerate"):
+        settings_of({"reward": len})
