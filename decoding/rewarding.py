@@ -165,8 +165,8 @@ def begin_rewards(
         try:
             judgement = collect(timeout_s)
             if np.isnan(judgement.rewards).all():
-                raise RewardError(
-                    f"{selecting.reward!r} could judge none of {len(candidates)} texts{_reason(judgement)}"
+                raise _costing(
+                    judgement, f"{selecting.reward!r} could judge none of {len(candidates)} texts{_reason(judgement)}"
                 )
         except RewardError as error:
             return _failed(result, error, selecting)
@@ -188,8 +188,15 @@ def _ruled(result: Result, selecting: Selecting) -> Result:
 
 def _failed(result: Result, error: RewardError, selecting: Selecting) -> Result:
     """The result without rewards; its error has what was drawn."""
-    error.result = result
-    return replace(_ruled(result, selecting), error=error)
+    error.result = replace(result, usage=replace(result.usage, judge_tokens=error.judge_tokens))
+    return replace(_ruled(error.result, selecting), error=error)
+
+
+def _costing(judgement: Judgement, message: str) -> RewardError:
+    """An error that tells what the judgement has cost."""
+    error = RewardError(message)
+    error.judge_tokens = judgement.tokens
+    return error
 
 
 def _reason(judgement: Judgement) -> str:
@@ -319,9 +326,10 @@ def judging(
         unknown = np.flatnonzero(np.isnan(judgement.rewards))
         if unjudged == "error" and len(unknown):
             problem = "" if judgement.verdicts is None else f" ({judgement.verdicts[unknown[0]].problem})"
-            raise RewardError(
+            raise _costing(
+                judgement,
                 f"{reward!r} cannot judge {candidates[unknown[0]].text!r:.80}{problem}: have it return a number, or leave such "
-                'texts out, unjudged="drop"'
+                'texts out, unjudged="drop"',
             )
         return judgement
 

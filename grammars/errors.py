@@ -39,7 +39,12 @@ class DeadEnd(ReweighError):
 
 
 class RewardError(ReweighError):
-    """A reward could not be had: its function raised, or answered what is no reward."""
+    """A reward could not be had: its function raised, or answered what is no reward.
+
+    judge_tokens   what a model that judged has cost all the same, where it is known
+    """
+
+    judge_tokens: int = 0
 
 
 class EngineError(ReweighError, RuntimeError):

@@ -89,6 +89,7 @@ def test_a_judge_that_cannot_answer_is_named_and_the_texts_are_kept(engine: Engi
     with pytest.raises(RewardError, match=r"cannot judge '.*at least 0.999 was wanted") as failed:
         engine.generate("A number: ", regex="[0-9]{2}", k=3, reward=Judge(least_mass=0.999), seed=1)
     assert len(failed.value.result.texts) == 3  # type: ignore[attr-defined]
+    assert failed.value.result.usage.judge_tokens > 100, "and what the judge has cost"  # type: ignore[attr-defined]
     with pytest.raises(RewardError, match="could judge none"):
         engine.generate("A: ", regex="[0-9]", k=3, reward=Judge(least_mass=0.999), unjudged="drop")
     long = Judge(template="{answer} " * 600)
