@@ -201,7 +201,7 @@ def _costing(judgement: Judgement, message: str) -> RewardError:
 
 def _reason(judgement: Judgement) -> str:
     """Why a model that judged could not judge the first such candidate."""
-    return "".join(f": {one.problem}" for one in (judgement.verdicts or ()) if one.problem)[:400]
+    return next((f": {one.problem}" for one in (judgement.verdicts or ()) if one.problem), "")[:400]
 
 
 class FunctionReward:
@@ -249,6 +249,12 @@ def _parameters(function: Callable[..., Any]) -> int:
         for one in kinds
         if one.default is one.empty and one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD)
     ]
+    if named := [one.name for one in kinds if one.kind is one.KEYWORD_ONLY and one.default is one.empty]:
+        raise RequestError(
+            f"reward {function!r:.80} has to be given {named[0]!r} too: (text) or (prompt, text) was wanted"
+        )
+    if not needed and any(one.kind is one.VAR_POSITIONAL for one in kinds):
+        return 1
     if len(needed) not in (1, 2):
         raise RequestError(
             f"reward {function!r:.80} takes {len(needed)} arguments: (text) or (prompt, text) was wanted"
@@ -285,9 +291,29 @@ def reward_of(given: Any, asker: Asker | None = None) -> Reward:
             )
         return JudgeReward(judge, asker)
     if hasattr(given, "score"):
+        _check_score(given)
         scoring: Reward = given
         return scoring
     return FunctionReward(given)
+
+
+def _check_score(given: Any) -> None:
+    """Raises RequestError where an object's `score` cannot be called with the candidates alone."""
+    if isinstance(given, type):
+        raise RequestError(f"reward={given!r:.80} is a class: give an object of it")
+    try:
+        inspect.signature(given.score).bind([])
+    except TypeError as error:
+        raise RequestError(
+            f"reward={given!r:.80}: score(candidates) was wanted, which returns a number for each (samplers.reward.Candidate: "
+            f"its prompt, text, log_prob, num_tokens and certainty); here {error}"
+        ) from error
+    except ValueError:  # a builtin that does not tell
+        return
+
+
+def _scores(reward: Reward, candidates: Sequence[Candidate]) -> Any:
+    return _awaited([reward.score(candidates)])[0]
 
 
 def judging(
@@ -310,13 +336,15 @@ def judging(
             def judgement(scores: Any) -> Judgement:
                 return Judgement(judged(scores, len(few), repr(reward))[like])
 
-            if getattr(reward, "asynchronous", False):
+            if getattr(reward, "asynchronous", inspect.iscoroutinefunction(reward.score)):
                 # Its event loop is its own: those of other prompts need not wait for it.
                 scores = _started(reward, few)
                 waiting = lambda timeout_s: judgement(_waited(scores, timeout_s, reward, few))  # noqa: E731
             else:
                 ready = judgement(
-                    reward.score(few) if timeout_s is None else _waited(_started(reward, few), timeout_s, reward, few)
+                    _scores(reward, few)
+                    if timeout_s is None
+                    else _waited(_started(reward, few), timeout_s, reward, few)
                 )
                 waiting = lambda timeout_s: ready  # noqa: E731
 
@@ -342,7 +370,7 @@ def _started(reward: Reward, candidates: Sequence[Candidate]) -> Future[Any]:
 
     def run() -> None:
         try:
-            scores.set_result(reward.score(candidates))
+            scores.set_result(_scores(reward, candidates))
         except BaseException as error:
             scores.set_exception(error)
 
@@ -357,7 +385,9 @@ def _waited(scores: Future[Any], timeout_s: float | None, reward: Reward, candid
     except TimeoutError as error:
         if scores.done():  # the reward's own
             raise
-        raise JudgeTimeout(f"{reward!r} had not judged {len(candidates)} texts within {timeout_s:.3g} s") from error
+        raise JudgeTimeout(
+            f"{reward!r} had not judged {len(candidates)} texts in time ({timeout_s:.3g} s more)"
+        ) from error
 
 
 @contextmanager

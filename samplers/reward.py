@@ -79,6 +79,9 @@ def distinct(candidates: Sequence[Candidate]) -> tuple[list[int], list[int]]:
 def judged(scores: Any, count: int, who: str) -> np.ndarray:
     """A judge's answer as float64 [count]; RequestError where it is not one finite number (or NaN or None) a candidate."""
     try:
+        scores = list(scores)
+        if any(isinstance(score, str) for score in scores):
+            raise TypeError("text is no number")
         values = np.array([math.nan if score is None else float(score) for score in scores], dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise RequestError(f"{who} returned {scores!r:.80}: one number for each candidate was wanted") from error

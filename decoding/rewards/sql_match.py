@@ -7,7 +7,9 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -49,6 +51,12 @@ class SqlMatch:
             raise RequestError(f"sql_match: reference={reference!r:.80}: a query was wanted")
         if ordered not in (None, True, False):
             raise RequestError(f"sql_match: ordered={ordered!r:.80}: True, False or None was wanted")
+        known = [one.name for one in fields(Limits)]
+        if unknown := [name for name in limits if name not in known]:
+            own = ("database", "reference", "ordered", "processes")
+            raise RequestError(f"sql_match has no option {unknown[0]!r:.80}; there are {', '.join([*own, *known])}")
+        if not isinstance(database, str | os.PathLike) or not Path(database).is_file():
+            raise RequestError(f"sql_match: database={database!r:.200}: the path of an SQLite file was wanted")
         try:
             self._limits = Limits(**limits)
         except ValueError as error:

@@ -35,6 +35,7 @@ async def slow_length(text: str) -> int:
         lambda prompt, text: len(text) * (prompt == "q"),
         slow_length,
         FunctionReward(lambda texts: [len(text) for text in texts], batched=True),
+        FunctionReward(lambda texts: (len(text) for text in texts), batched=True),
         FunctionReward(lambda prompts, texts: np.array([len(text) for text in texts]), batched=True),
     ],
 )
@@ -64,6 +65,41 @@ def test_what_cannot_be_judged_is_an_error_or_dropped_and_never_zero():
     assert math.isnan(rewards[1]) and rewards[[0, 2, 3]].tolist() == [1.0, 1.0, 1.0]
 
 
+class Scorer:
+    def score(self, candidates: list[Candidate]) -> list[int]:
+        return [len(one.text) for one in candidates]
+
+
+class AsyncScorer:
+    async def score(self, candidates: list[Candidate]) -> list[int]:
+        await asyncio.sleep(0)
+        return [len(one.text) for one in candidates]
+
+
+class Wrong:
+    def score(self, prompt: str, texts: list[str]) -> list[int]:
+        return []
+
+
+@pytest.mark.parametrize("timeout_s", [None, 30.0])
+@pytest.mark.parametrize("reward", [Scorer(), AsyncScorer(), lambda *texts: len(texts[0])])
+def test_objects_and_open_signatures_score(reward: Any, timeout_s: float | None):
+    assert judging(reward_of(reward), CANDIDATES, "error", timeout_s)(timeout_s).rewards.tolist() == [1, 2, 1, 3]
+
+
+@pytest.mark.parametrize(
+    ("reward", "told"),
+    [
+        (Scorer, "is a class"),
+        (Wrong(), r"score\(candidates\) was wanted.*'texts'"),
+        (lambda text, *, style: 1.0, "has to be given 'style' too"),
+    ],
+)
+def test_a_reward_that_cannot_be_called_is_refused_before_anything_is_drawn(reward: Any, told: str):
+    with pytest.raises(RequestError, match=told):
+        reward_of(reward)
+
+
 async def hangs(text: str) -> float:
     await asyncio.sleep(600)
     return 1.0
@@ -72,7 +108,7 @@ async def hangs(text: str) -> float:
 @pytest.mark.parametrize("judge", [hangs, lambda text: time.sleep(600)])
 def test_a_reward_is_given_up_when_its_time_is_up(judge: Any):
     began = time.monotonic()
-    with pytest.raises(JudgeTimeout, match=r"had not judged 3 texts within 0\.2 s"):
+    with pytest.raises(JudgeTimeout, match=r"had not judged 3 texts in time \(0\.2 s more\)"):
         judging(reward_of(judge), CANDIDATES, "error", 0.2)(0.2)
     assert time.monotonic() - began < 5
 
@@ -87,7 +123,7 @@ def test_a_reward_in_time_answers_as_it_does_without_a_limit():
         judging(reward_of(fails), CANDIDATES, "error", 30.0)
 
 
-@pytest.mark.parametrize("judge", [lambda text: 1 / 0, lambda text: "good", lambda text: math.inf, lambda text: [1, 2]])
+@pytest.mark.parametrize("judge", [lambda text: 1 / 0, lambda text: "good", lambda text: "5", lambda text: math.inf, lambda text: [1, 2]])
 def test_a_judge_that_fails_is_named(judge: Any):
     with pytest.raises(RewardError, match="lambda"):
         rewards_for(reward_of(judge), CANDIDATES, "error")

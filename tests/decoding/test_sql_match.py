@@ -66,8 +66,8 @@ def test_a_reference_that_cannot_be_is_named(shop: str, tmp_path: Path):
     ):
         with pytest.raises(RewardError, match=told):
             scores(shop, reference, "SELECT 1", **options)
-    with pytest.raises(RewardError, match="does not run"):
+    with pytest.raises(RequestError, match="the path of an SQLite file was wanted"):
         scores(str(tmp_path / "none.sqlite"), "SELECT 1", "SELECT 1")
-    for options in ({"reference": ""}, {"ordered": 3}, {"processes": 0}, {"timeout_s": 0}):
+    for options in ({"reference": ""}, {"ordered": 3}, {"processes": 0}, {"timeout_s": 0}, {"gold": "x"}):
         with pytest.raises(RequestError, match="sql_match"):
             scores(shop, **{"reference": "SELECT 1", **options})
