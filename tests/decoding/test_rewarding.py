@@ -123,7 +123,10 @@ def test_a_reward_in_time_answers_as_it_does_without_a_limit():
         judging(reward_of(fails), CANDIDATES, "error", 30.0)
 
 
-@pytest.mark.parametrize("judge", [lambda text: 1 / 0, lambda text: "good", lambda text: "5", lambda text: math.inf, lambda text: [1, 2]])
+@pytest.mark.parametrize(
+    "judge",
+    [lambda text: 1 / 0, lambda text: "good", lambda text: "5", lambda text: math.inf, lambda text: [1, 2]],
+)
 def test_a_judge_that_fails_is_named(judge: Any):
     with pytest.raises(RewardError, match="lambda"):
         rewards_for(reward_of(judge), CANDIDATES, "error")
