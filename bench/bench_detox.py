@@ -339,6 +339,7 @@ def speed(options: argparse.Namespace) -> None:
                         "vLLM": vllm,
                         "plain": ours,
                         "detox": partial(ours, detox=1.0),
+                        "fitted": partial(ours, detox=3.0, adaptation={"signal": str(fitted_signal())}),
                         "detox, both": partial(ours, detox=1.0, adaptation={"method": "both"}),
                         "debias": partial(ours, debias=["gender"]),
                         "both": partial(ours, detox=1.0, debias=["gender"]),
