@@ -23,7 +23,7 @@ import torch
 from tqdm import tqdm
 
 from bench.harness import DATA, ROOT, report, say
-from decoding.adaptation.scored_texts import read_scored_texts
+from decoding.adaptation.scored_texts import ScoredTexts, read_scored_texts
 from decoding.embedded_model import embedded_model_path
 
 FOLDER = ROOT / ".cache" / "anti-expert"
@@ -44,8 +44,7 @@ REPORT = "training.json"
 
 def anti_expert_path() -> Path:
     """The folder of the anti-expert, an ordinary model folder; trained first if it is not there."""
-    digest = hashlib.sha256(SCORED_TEXTS.read_bytes()).hexdigest()[:12]
-    folder = FOLDER / f"{RECIPE}-{digest}"
+    folder = FOLDER / f"{RECIPE}-{texts_digest()}"
     if folder.is_dir():
         return folder
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -59,13 +58,7 @@ def _make(folder: Path) -> None:
     """Write `folder` so that it is either absent or whole. The caller holds the lock."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    texts, evaluated = read_scored_texts(SCORED_TEXTS), evaluated_texts(EVALUATED)
-    if shared := apart(texts.texts, evaluated):
-        raise ValueError(
-            f"{SCORED_TEXTS} has {len(shared)} texts of {EVALUATED}, such as {shared[0]!r:.80}: an anti-expert trained on them "
-            "would have seen what it is evaluated on; take them out"
-        )
-    trained_on, held_out = texts.split(HELD_OUT)
+    trained_on, held_out = training_texts().split(HELD_OUT)
     toxic = [text for text, bad in zip(trained_on.texts, trained_on.toxic) if bad]
     source = embedded_model_path()
     tokenizer = AutoTokenizer.from_pretrained(source)
@@ -93,8 +86,23 @@ def _make(folder: Path) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def evaluated_texts(path: Path) -> list[str]:
-    """The prompts of a benchmark, and how humans went on with them."""
+def texts_digest() -> str:
+    """What tells one version of the scored texts from another, in names of what is made of them."""
+    return hashlib.sha256(SCORED_TEXTS.read_bytes()).hexdigest()[:12]
+
+
+def training_texts() -> ScoredTexts:
+    """The scored texts, none of which is evaluated on: ValueError where one is."""
+    texts = read_scored_texts(SCORED_TEXTS)
+    if shared := apart(texts.texts, _evaluated(EVALUATED)):
+        raise ValueError(
+            f"{SCORED_TEXTS} has {len(shared)} texts of {EVALUATED}, such as {shared[0]!r:.80}: what is trained on them would "
+            "have seen what it is evaluated on; take them out"
+        )
+    return texts
+
+
+def _evaluated(path: Path) -> list[str]:
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     return [row[field] for row in rows for field in ("prompt", "continuation")]
 

@@ -15,7 +15,6 @@ without running the others again.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -201,20 +200,14 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
 
 def fitted_signal() -> Path:
     """The .npz of a signal fitted on the scored texts from `profanity`, made once; none of the texts is evaluated on."""
-    from bench.anti_expert import EVALUATED, SCORED_TEXTS, apart, evaluated_texts
+    from bench.anti_expert import texts_digest, training_texts
     from decoding.adaptation.fit_signal import fit_signal
     from decoding.adaptation.profanity import profanity
-    from decoding.adaptation.scored_texts import read_scored_texts
 
-    path = (
-        ROOT / ".cache" / "fitted-signal" / f"fitted-{hashlib.sha256(SCORED_TEXTS.read_bytes()).hexdigest()[:12]}.npz"
-    )
+    path = ROOT / ".cache" / "fitted-signal" / f"fitted-{texts_digest()}.npz"
     if not path.is_file():
-        texts = read_scored_texts(SCORED_TEXTS)
-        if shared := apart(texts.texts, evaluated_texts(EVALUATED)):
-            raise ValueError(f"{SCORED_TEXTS} has texts of {EVALUATED}, such as {shared[0]!r:.80}: take them out")
         path.parent.mkdir(parents=True, exist_ok=True)
-        fit_signal(texts, "fitted", profanity()).save(path)
+        fit_signal(training_texts(), "fitted", profanity()).save(path)
     return path
 
 

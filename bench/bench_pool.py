@@ -28,13 +28,8 @@ from tqdm import tqdm
 from bench.harness import RESULTS, ROOT, report, say
 from bench.tasks_selection import FAMILIES, Family, Problem, family
 
-SIZES = {
-    "arithmetic": (60, 32),
-    "gsm8k": (40, 16),
-    "countdown": (40, 32),
-    "sql": (40, 16),
-    "humaneval": (40, 16),
-}  # questions, candidates
+# Questions, and candidates of each.
+SIZES = {"arithmetic": (60, 32), "gsm8k": (40, 16), "countdown": (40, 32), "sql": (40, 16), "humaneval": (40, 16)}
 AT_ONCE = 4  # prompts between two writes
 REWARDS = ("verifier", "judge", "mean_logprob")
 TS = (0.0, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0)

@@ -15,6 +15,7 @@ import numpy as np
 
 from decoding.adaptation.naming import named_first
 from decoding.adaptation.population import Named, balanced, group_shares
+from decoding.adaptation.settings import SETTINGS as ADAPTATION
 from decoding.order import Order
 from decoding.request import Request, Result, Stats, Steered, Usage, finished_text, num_tokens, texts_of, trace_of
 from grammars.errors import DeadEnd, ReweighError, error_named
@@ -36,12 +37,11 @@ SETTINGS: dict[str, Any] = {
     "trace": False,
     "stop": (),
 }
-OF_BOTH = ("seed", "partial_reward", "detox", "debias", "adaptation")
-# Of selection by a reward: taken out of the options before the others are looked at.
-OF_GENERATE = (
-    "k", "reward", "select_temperature", "select", "unjudged", "rule", "profile", "until", "wave", "token_budget",
-    "judge_budget", "timeout_s", "progress",
-)  # fmt: skip
+# Taken out of the options before the settings are looked at: what every draw may be asked for, and what `generate` alone.
+OF_ALL = ("seed", "partial_reward", *ADAPTATION)
+SELECTION = ("reward", "select_temperature", "select", "unjudged", "rule")
+WAVES = ("until", "wave", "token_budget", "judge_budget")
+OF_GENERATE = ("k", "profile", *SELECTION, *WAVES, "timeout_s", "progress")
 MOST_STOPS = 16
 # Of temperatures, beside detox and debias.
 LEAST_STEERED = 0.01
@@ -66,7 +66,7 @@ def settings_of(options: Mapping[str, Any]) -> dict[str, Any]:
             if name in OF_GENERATE:
                 raise BadRequest(f"option {name!r} is for generate and agenerate")
             raise BadRequest(
-                f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, *OF_BOTH])}, "
+                f"unknown option {name!r}; there are {', '.join([*CONSTRAINTS, *SETTINGS, *OF_ALL])}, "
                 f"and for generate and agenerate {', '.join(OF_GENERATE)}"
             )
     settings = {**SETTINGS, **options}
@@ -227,6 +227,15 @@ def _is_cut(text: bytes) -> bool:
     return decoder.decode(text) != text.decode(errors="replace")
 
 
+def _way_out(request: Request, texts: list[bytes]) -> str:
+    """What may help where every particle ran into a dead end."""
+    if any(map(_is_cut, texts)):
+        return _HALF
+    if request.top_p < 1.0:
+        return f"top_p={request.top_p:g} cuts such tokens off: raise it"
+    return "try more particles or a prompt nearer to the constraint"
+
+
 def _error(
     request: Request, summary: dict[str, Any], log_weights: np.ndarray, texts: list[bytes]
 ) -> ReweighError | None:
@@ -241,13 +250,6 @@ def _error(
             )
         return DeadEnd(
             f"every one of {request.particles} particles ran into a dead end by token {longest}: no token the constraint "
-            "accepts had any probability left, or the check budget ended; "
-            + (
-                _HALF
-                if any(map(_is_cut, texts))
-                else f"top_p={request.top_p:g} cuts such tokens off: raise it"
-                if request.top_p < 1.0
-                else "try more particles or a prompt nearer to the constraint"
-            )
+            "accepts had any probability left, or the check budget ended; " + _way_out(request, texts)
         )
     return None

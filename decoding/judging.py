@@ -17,7 +17,7 @@ import numpy as np
 from decoding.order import Order
 from grammars.errors import RequestError, RewardError, error_named
 from grammars.vocabulary import Vocabulary
-from samplers.judge import Judge, Judgement, Question, Reply
+from samplers.judge import Judge, Judgement, Question, Reply, is_judge
 from samplers.reward import Candidate, distinct
 
 T = TypeVar("T")
@@ -48,7 +48,7 @@ class JudgeReward:
     """
 
     def __init__(self, judge: Judge, asker: Asker) -> None:
-        if not hasattr(judge, "questions") or not hasattr(judge, "verdicts"):
+        if not is_judge(judge):
             raise RequestError(f"JudgeReward: judge={judge!r:.80}: a judge was wanted, such as Judge('Is it polite?')")
         if not hasattr(asker, "ask"):
             raise RequestError(

@@ -334,7 +334,8 @@ class Result:
     def raise_for_error(self) -> None:
         """Raises what went wrong, if anything did; the error has the result."""
         if self.error is not None:
-            self.error.result = self.error.result or self
+            if self.error.result is None:
+                self.error.result = self
             raise self.error
 
     def as_dict(self) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from decoding.asking import SELECTION
 from decoding.judging import Asker, JudgeReward, JudgeTimeout, waited_for
 from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.inference_scaling_profile import Profile, loaded
-from samplers.judge import Judge, Judgement
+from samplers.judge import Judge, Judgement, is_judge
 from samplers.reward import REWARDS, Candidate, Reward, distinct, judged, reward_named
 from samplers.rule import Rule, rule_of
 from samplers.rules.softmax import Softmax
@@ -59,11 +60,7 @@ def selecting_of(options: dict[str, Any], asker: Asker) -> Selecting | None:
     k = taken_k(options)
     if k is not None:
         options["particles"] = k
-    given = {
-        name: options.pop(name)
-        for name in ("reward", "select_temperature", "select", "unjudged", "rule")
-        if name in options
-    }
+    given = {name: options.pop(name) for name in SELECTION if name in options}
     if given.get("reward") is None:
         about = [name for name in given if name != "reward" and given[name] is not None]
         if about:
@@ -283,7 +280,7 @@ def reward_of(given: Any, asker: Asker | None = None) -> Reward:
     """
     if isinstance(given, str | Mapping):
         given = reward_named(given)
-    if hasattr(given, "questions") and hasattr(given, "verdicts"):
+    if is_judge(given):
         judge: Judge = given
         if asker is None:
             raise RequestError(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from decoding.adaptation.population import group_shares
-from decoding.asking import settings_of
+from decoding.asking import WAVES, settings_of
 from decoding.request import Result, Stats, Steered, Usage
 from decoding.rewarding import taken_k
 from grammars.errors import DeadEnd, RequestError, RewardError
@@ -60,8 +60,7 @@ def waves_of(options: dict[str, Any]) -> Waves | None:
 
     Raises RequestError naming what is wrong.
     """
-    names = ("until", "wave", "token_budget", "judge_budget")
-    given: dict[str, Any] = {name: options.pop(name) for name in names if name in options}
+    given: dict[str, Any] = {name: options.pop(name) for name in WAVES if name in options}
     if given.get("until") is None:
         if about := [name for name, value in given.items() if value is not None]:
             raise RequestError(f"{about[0]} is about drawing in waves: give until=... as well")

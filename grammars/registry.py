@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import importlib
-import inspect
 import json
 import pkgutil
 import re
@@ -22,6 +21,7 @@ from grammars.constraint import Constraint, Language
 from grammars.errors import GrammarError
 from grammars.llguidance_probe import timeout_s, too_slow
 from grammars.memory import give_back
+from grammars.options import option_problem
 from grammars.predicate_deadline import OutOfTime, within
 from grammars.vocabulary import Vocabulary
 
@@ -102,10 +102,8 @@ def language_from_spec(spec: Mapping[str, Any]) -> Language:
     options = {key: value for key, value in spec.items() if key != name}
     cls = language_class(name)
     make: Callable[..., Language] = getattr(cls, "from_spec", cls)
-    known = list(inspect.signature(make).parameters)[1:]
-    if unknown := [option for option in options if option not in known]:
-        listed = f"there are {', '.join(known)}" if known else "it has none"
-        raise GrammarError(f"constraint {_shown(spec)}: {name!r} has no option {unknown[0]!r:.80}; {listed}")
+    if problem := option_problem(make, options, given=1):
+        raise GrammarError(f"constraint {_shown(spec)}: {name!r} {problem}")
     try:
         return make(spec[name], **options)
     except TypeError as error:

@@ -140,9 +140,13 @@ class Calibration:
 
     def estimate(self, per_prompt: np.ndarray) -> Estimate:
         """per_prompt  float64 [P]; what is no more than the error of the curves counts as 0"""
-        per_prompt = np.where(np.abs(per_prompt) <= self._error, 0.0, per_prompt)
+        per_prompt = self._told(per_prompt)
         low, high = _interval(self._resampled @ per_prompt)
         return Estimate(float(per_prompt.mean()), float(low), float(high))
+
+    def _told(self, differences: np.ndarray) -> np.ndarray:
+        """Those that are more than the error of the curves; 0 for the others."""
+        return np.where(np.abs(differences) <= self._error, 0.0, differences)
 
     def change(self, temperature: float, start: int, stop: int) -> Estimate:
         """How the value changes from k = start to k = stop, both of the curve."""
@@ -189,8 +193,7 @@ class Calibration:
         means = self.values.mean(0)  # [T, K]
         top = divmod(int(means.argmax()), means.shape[1])
         best = self.values[:, top[0], top[1]]
-        behind = best[:, None, None] - self.values
-        behind[np.abs(behind) <= self._error] = 0.0
+        behind = self._told(best[:, None, None] - self.values)
         error = behind.std(0, ddof=1) / math.sqrt(len(behind))
         near = behind.mean(0) <= error + 1e-12
         column = int(np.flatnonzero(near.any(0))[0])

@@ -20,6 +20,11 @@ from samplers.reward import Candidate
 _PLACE = re.compile(r"\{([a-z]+)\}")
 
 
+def is_judge(given: Any) -> bool:
+    """Whether an object poses questions and reads the answers, as a `Judge` does."""
+    return hasattr(given, "questions") and hasattr(given, "verdicts")
+
+
 @dataclass(frozen=True)
 class Question:
     """One user's message to the model that judges, and the answers whose likelihood is wanted.

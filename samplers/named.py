@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 from grammars.errors import RequestError
+from grammars.options import option_problem
 
 T = TypeVar("T")
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -62,16 +62,8 @@ class Named(Generic[T]):
 
 def made_with(maker: Callable[..., T], options: Mapping[str, Any], what: str) -> T:
     """What a maker makes of options. Raises RequestError for one that it does not take, or needs and has not got."""
-    every = inspect.signature(maker).parameters
-    known = {name: one for name, one in every.items() if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)}
-    open_ended = any(one.kind is one.VAR_KEYWORD for one in every.values())
-    unknown = [] if open_ended else [name for name in options if name not in known]
-    if unknown:
-        listed = f"there are {', '.join(known)}" if known else "it has none"
-        raise RequestError(f"{what} has no option {unknown[0]!r:.80}; {listed}")
-    missing = [name for name, one in known.items() if one.default is one.empty and name not in options]
-    if missing:
-        raise RequestError(f"{what} needs {' and '.join(missing)}: {{name: {{{missing[0]!r}: ...}}}}")
+    if problem := option_problem(maker, options):
+        raise RequestError(f"{what} {problem}")
     try:
         return maker(**options)
     except TypeError as error:  # a value of a type that it has no use for

@@ -11,7 +11,7 @@ from decoding.potentials import NamedPotential
 from decoding.rewarding import UNJUDGED
 from grammars.errors import RequestError
 from samplers.inference_scaling_profile import loaded
-from samplers.judge import Judge
+from samplers.judge import Judge, is_judge
 from samplers.named import name_and_options
 from samplers.reward import Reward, reward_named
 from samplers.rule import Rule, rule_of
@@ -26,18 +26,8 @@ MOST_WAVES = 64
 # The rule `mbr` compares every two candidates.
 MOST_COMPARED = 256
 _FIELDS = (
-    "k",
-    "reward",
-    "temperature",
-    "profile",
-    "rule",
-    "until",
-    "wave",
-    "token_budget",
-    "judge_budget",
-    "judge",
-    "unjudged",
-)
+    "k", "reward", "temperature", "profile", "rule", "until", "wave", "token_budget", "judge_budget", "judge", "unjudged",
+)  # fmt: skip
 # Rewards whose options may come in a body: cheap ones, and a model as a judge. JSON is better asked for as a constraint.
 _REWARDS = (
     "mean_logprob", "self_certainty", "exact_match", "numeric_match", "judge", "pairwise_judge", "rubric_judge",
@@ -248,6 +238,6 @@ def _reward(given: Mapping[str, Any], names: Names, place: str) -> tuple[str | R
         made = reward_named(reward)
     except RequestError as error:
         raise bad(f"{place}.reward: {error}", f"{place}.reward") from None
-    if judge is not None and not hasattr(made, "questions"):
+    if judge is not None and not is_judge(made):
         raise bad(f"{place}.judge: the reward {kind!r} asks no model", f"{place}.judge")
     return made, judge

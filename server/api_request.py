@@ -222,7 +222,8 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
     tools = tools_of(body) if chat else None
     spec, param, instruction = _constraint(body, own, names)
     if tools is not None:
-        if spec is not None and tools.always and param != "response_format.json_schema.schema":
+        # A response_format is often sent with every request, and is of the answers in words by its definition.
+        if param is not None and tools.always and not param.startswith("response_format"):
             raise bad(
                 f"{param} says what an answer in words is, and tool_choice leaves none: leave one of them out, or use "
                 'tool_choice "auto"',

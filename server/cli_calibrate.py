@@ -78,8 +78,8 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError(f"--seed {options.seed}: a whole number of at least 0 was wanted")
     if options.plot is not None:
         _check_plot(options.plot)
-    if options.save is not None and not Path(options.save).absolute().parent.is_dir():
-        raise UsageError(f"--save {options.save}: there is no such folder")
+    if options.save is not None:
+        _check_folder("--save", options.save)
     from server.cli_calibrate_pool import read_pool
 
     pool = read_pool(options.pool, (lambda text: None) if options.quiet else note)
@@ -123,8 +123,12 @@ def _check_plot(path: str) -> None:
 
     if find_spec("matplotlib") is None:
         raise UsageError("--plot needs matplotlib, which is not installed: pip install 'reweigh[plot]'")
+    _check_folder("--plot", path)
+
+
+def _check_folder(option: str, path: str) -> None:
     if not Path(path).absolute().parent.is_dir():
-        raise UsageError(f"--plot {path}: there is no such folder")
+        raise UsageError(f"{option} {path}: there is no such folder")
 
 
 def _measured(pool: list[Judged], temperatures: list[float], options: argparse.Namespace) -> Calibration:

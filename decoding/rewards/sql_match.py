@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -45,20 +44,19 @@ class SqlMatch:
         reference: str,
         ordered: bool | None = None,
         processes: int | None = None,
-        **limits: Any,
+        timeout_s: float = Limits.timeout_s,
+        max_rows: int = Limits.max_rows,
+        max_bytes: int = Limits.max_bytes,
+        memory_mib: int = Limits.memory_mib,
     ) -> None:
         if not isinstance(reference, str) or not reference.strip():
             raise RequestError(f"sql_match: reference={reference!r:.80}: a query was wanted")
         if ordered not in (None, True, False):
             raise RequestError(f"sql_match: ordered={ordered!r:.80}: True, False or None was wanted")
-        known = [one.name for one in fields(Limits)]
-        if unknown := [name for name in limits if name not in known]:
-            own = ("database", "reference", "ordered", "processes")
-            raise RequestError(f"sql_match has no option {unknown[0]!r:.80}; there are {', '.join([*own, *known])}")
         if not isinstance(database, str | os.PathLike) or not Path(database).is_file():
             raise RequestError(f"sql_match: database={database!r:.200}: the path of an SQLite file was wanted")
         try:
-            self._limits = Limits(**limits)
+            self._limits = Limits(timeout_s, max_rows, max_bytes, memory_mib)
         except ValueError as error:
             raise RequestError(f"sql_match: {error}") from error
         self._database, self._reference = os.fspath(database), reference

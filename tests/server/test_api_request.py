@@ -110,6 +110,15 @@ def test_a_field_that_is_named_like_a_constraint_is_refused(field: str):
     assert (refused.value.status, refused.value.param, refused.value.code) == (400, field, "unsupported_field")
 
 
+@pytest.mark.parametrize(
+    "form",
+    [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "object"}}}],
+)
+def test_a_response_format_beside_a_tool_that_must_be_called_is_of_the_words(form: dict[str, Any]):
+    asked = read({"tools": [TOOL], "tool_choice": "required", "response_format": form})
+    assert asked.spec == read({"tools": [TOOL], "tool_choice": "required"}).spec
+
+
 def test_fields_of_vllm_and_of_openai_pass():
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
