@@ -27,6 +27,7 @@ from decoding.asking import check_request, constraint_arguments, order_of, resul
 from decoding.embedded_model import embedded_model_path
 from decoding.hub import require_hub_model
 from decoding.judging import EngineAsker, Orders, Submitted, waited_for
+from decoding.own_thread import in_own_thread
 from decoding.potentials import TextPotential, partial_reward_of
 from decoding.request import Chunk, Request, Result
 from decoding.rewarding import begin_rewards, reward_of, selecting_of, wants_certainty
@@ -206,7 +207,8 @@ class Engine:
             if selecting is None:
                 return partial(_same, result)
             # The texts of one prompt are judged while those of the others are still made.
-            return await asyncio.to_thread(begin_rewards, result, asked[place], selecting, _remaining(deadline))
+            judging = partial(begin_rewards, result, asked[place], selecting, _remaining(deadline))
+            return await asyncio.wrap_future(in_own_thread(judging))
 
         tasks: list[asyncio.Task[Callable[[float | None], Result]]] = []
         try:
@@ -226,7 +228,7 @@ class Engine:
         if selecting is None:
             results = [collect(None) for collect in coming]
         else:
-            waits = (asyncio.to_thread(collect, _remaining(deadline)) for collect in coming)
+            waits = (asyncio.wrap_future(in_own_thread(partial(collect, _remaining(deadline)))) for collect in coming)
             results = list(await asyncio.gather(*waits))
         if single:
             results[0].raise_for_error()

@@ -12,14 +12,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import numpy as np
 
 from decoding.asking import SELECTION
 from decoding.judging import Asker, JudgeReward, JudgeTimeout, waited_for
+from decoding.own_thread import in_own_thread
 from decoding.request import Result, num_tokens
 from grammars.errors import RequestError, RewardError
 from samplers.inference_scaling_profile import Profile, loaded
@@ -362,17 +363,8 @@ def judging(
 
 
 def _started(reward: Reward, candidates: Sequence[Candidate]) -> Future[Any]:
-    """The reward's scores to come, from a thread of its own: Python cannot end one, and it goes on where nobody waits any more."""
-    scores: Future[Any] = Future()
-
-    def run() -> None:
-        try:
-            scores.set_result(_scores(reward, candidates))
-        except BaseException as error:
-            scores.set_exception(error)
-
-    Thread(target=run, name="reweigh-reward", daemon=True).start()
-    return scores
+    """The reward's scores to come."""
+    return in_own_thread(partial(_scores, reward, candidates))
 
 
 def _waited(scores: Future[Any], timeout_s: float | None, reward: Reward, candidates: Sequence[Candidate]) -> Any:

@@ -113,6 +113,7 @@ async def _chunks(job: Job, k: int, stream: bool) -> AsyncGenerator[Chunk, None]
 
 async def _judged(job: Job, k: int, result: Result) -> Result:
     """The result with its rewards, where a reward selects."""
+    from decoding.own_thread import in_own_thread
     from decoding.rewarding import with_rewards
 
     if isinstance(result.error, RewardError):
@@ -122,8 +123,8 @@ async def _judged(job: Job, k: int, result: Result) -> Result:
     if job.selecting is None:
         return result
     try:
-        judging = asyncio.to_thread(with_rewards, result, job.prompts[k], job.selecting, REWARD_TIMEOUT_S)
-        return await asyncio.wait_for(judging, REWARD_TIMEOUT_S)
+        judging = partial(with_rewards, result, job.prompts[k], job.selecting, REWARD_TIMEOUT_S)
+        return await asyncio.wait_for(asyncio.wrap_future(in_own_thread(judging)), REWARD_TIMEOUT_S)
     except TimeoutError:
         raise RewardError(f"the reward took longer than {REWARD_TIMEOUT_S:g} s") from None
 

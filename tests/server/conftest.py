@@ -58,6 +58,11 @@ def fails(text):
     raise RuntimeError("this reward fails")
 
 
+def dawdles(text):
+    time.sleep(30)
+    return 1.0
+
+
 def few_zeros(text, complete):
     return -text.count("0")
 
@@ -167,7 +172,7 @@ def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     """The server that tests share; one that a test must break, it starts itself."""
     names = ("even", "raises", "raises_late", "hangs", "sleeps", "crashes")
     constraints = [f"--constraint={name}=rules.py:{name}" for name in names]
-    rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails")]
+    rewards = [f"--reward={name}=rules.py:{name}" for name in ("short", "fails", "dawdles")]
     partial = [f"--partial-reward={name}=rules.py:{name}" for name in ("few_zeros", "raises_late", "hangs", "crashes")]
     # The server as a judge at the other end of HTTP: its own.
     judge = f"--judge=itself=http://127.0.0.1:{{port}}/v1,model={MODEL},key_env=OWN_KEY"

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 
@@ -137,6 +140,25 @@ def test_a_reward_of_prefixes_that_fails_ends_its_own_request_alone(serving: Ser
     assert response.status_code == 422 and told in error["message"], response.text
     assert error["param"] == "reweigh.partial_reward"
     assert drawn(serving, {"particles": 2, "partial_reward": "few_zeros"}).finish_reason == "stop"
+
+
+def test_rewards_that_dawdle_hold_up_nobody_else(serving: Serving):
+    """More of them than a pool has threads, all hung up on."""
+    own = {"constraint": {"regex": "[0-9]{2}"}, "best_of": {"k": 2, "reward": "dawdles"}}
+    body = {"model": MODEL, "prompt": "A number: ", "max_tokens": 8, "reweigh": own}
+
+    def dawdling(_: int) -> None:
+        with pytest.raises(httpx.ReadTimeout):
+            serving.post("/v1/completions", json=body, timeout=8)
+
+    with ThreadPoolExecutor(10) as threads:
+        waiting = [threads.submit(dawdling, k) for k in range(10)]
+        time.sleep(4)  # by then all of them are with their judge
+        began = time.monotonic()
+        assert drawn(serving, {"best_of": {"k": 2, "reward": "short"}}).finish_reason == "stop"
+        assert time.monotonic() - began < 10
+        for one in waiting:
+            one.result()
 
 
 def test_another_servers_model_judges_as_the_same_model_here(serving: Serving):
