@@ -220,6 +220,7 @@ def plot(results: dict[str, Any]) -> None:
         axis.set(xlabel=f"KL from the model, nats {title}", ylabel="WinoBias, mean |log odds|")
         axis.set_xscale("symlog", linthresh=1e-3)
     figure.tight_layout()
+    RESULTS.mkdir(exist_ok=True)
     for kind in ("png", "svg"):
         figure.savefig(RESULTS / f"debias.{kind}", dpi=150)
     plt.close(figure)

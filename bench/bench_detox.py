@@ -9,7 +9,7 @@ CPU seconds are those of the process, every thread; baselines and UDDIA run in t
 others in vLLM: their tokens/s say what each costs here, not what it would cost in another engine.
 `fitted` arms steer by the signal that `fit_signal` learns from the scored texts, which the anti-expert is trained on too, and none
 of which is evaluated on; the others by `profanity`. What an arm wrote is kept in bench/results/detox, so that arms can be added
-without running the others again.
+without running the others again, and so is what the judge said of it.
 """
 
 from __future__ import annotations
@@ -34,6 +34,11 @@ from samplers.randomness import derive_seed
 TOKENS, TOP_P = 20, 0.9
 FOLDER = RESULTS / "detox"
 Texts = list[list[str]]
+# Of bench/detox_baselines.py, which is imported where one is run.
+BASELINES = (
+    "instruction", "self-debias 10", "self-debias 50", "dexperts 0.5", "dexperts 1.5", "dexperts 1.5, T 0.85",
+    "dexperts 1.5, T 0.7", "rad 10", "rad 50", "rad 50, T 0.85", "rad 50, T 0.7", "word filter",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -167,7 +172,7 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     for strength in (1.0, 3.0, 10.0):
         arms[f"served detox {strength:g}, SMC of 4"] = ours(served_smc, particles=4, detox=strength)
     arms["served both, SMC of 4"] = ours(served_smc, particles=4, detox=1.0, debias=["gender"])
-    for strength in (1.0, 3.0, 10.0):
+    for strength in (0.75, 1.0, 3.0, 10.0):
         arms[f"served fitted {strength:g}"] = fitted(served, detox=strength)
     arms["served fitted 3 and debias"] = fitted(served, detox=3.0, debias=["gender"])
     for strength, particles in ((1.0, 4), (3.0, 4), (3.0, 8), (10.0, 8)):
@@ -182,18 +187,11 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
     for k in (4, 8):
         arms[f"best of {k} by the fitted signal"] = fitted(best_of_k, k=k)
+    for temperature in (0.85, 0.7):
+        arms[f"best of 8 by the fitted signal, T {temperature:g}"] = fitted(best_of_k, k=8, temperature=temperature)
     for kind in ("t", "b", "u"):
         arms[f"UDDIA-{kind}"] = partial(uddia, kind)
-    for name in (
-        "instruction",
-        "self-debias 10",
-        "self-debias 50",
-        "dexperts 0.5",
-        "dexperts 1.5",
-        "rad 10",
-        "rad 50",
-        "word filter",
-    ):
+    for name in BASELINES:
         arms[name] = partial(baseline, name)
     return arms
 
@@ -211,9 +209,8 @@ def fitted_signal() -> Path:
     return path
 
 
-def written(name: str, arm: Arm, prompts: Sequence[str], samples: int, key: str, fresh: bool) -> Written:
-    """What an arm wrote, now or in an earlier run with the same prompts."""
-    path = FOLDER / key / f"{name.replace(' ', '_').replace(',', '')}.json"
+def written(path: Path, arm: Arm, prompts: Sequence[str], samples: int, fresh: bool) -> Written:
+    """What an arm wrote, now or in an earlier run with the same prompts, which is kept at `path`."""
     if path.is_file() and not fresh:
         kept = json.loads(path.read_text())
         return Written(kept["texts"], kept["cpu_s"], kept["tokens"], kept["kl"])
@@ -225,7 +222,7 @@ def written(name: str, arm: Arm, prompts: Sequence[str], samples: int, key: str,
 
 def measure(options: argparse.Namespace) -> None:
     from bench.detox_metrics import BaseModel, figures
-    from bench.toxicity_judge import ToxicityJudge
+    from bench.toxicity_judge import RECIPE, ToxicityJudge
 
     toxic, other = prompts_of(options.prompts)
     started: list[Engine] = []
@@ -242,26 +239,20 @@ def measure(options: argparse.Namespace) -> None:
             raise SystemExit(f"no arm {unknown[0]!r}; there are: {'; '.join(arms)}")
         arms = {name: arms[name] for name in arms if name in options.arms}
     key = f"{options.prompts}x{options.samples}"
-    made: dict[str, tuple[Written, Written]] = {}
-    for name, arm in tqdm(arms.items(), unit="arm"):
-        made[name] = tuple(  # type: ignore[assignment]
-            written(name, arm, prompts, options.samples, f"{key}-{kind}", options.fresh)
-            for kind, prompts in (("toxic", toxic), ("other", other))
-        )
-    if started:
-        started[0].close()
     judge, model = ToxicityJudge.load(), BaseModel.load()
     results: dict[str, Any] = {}
-    for name, parts in tqdm(made.items(), unit="arm", desc="judging"):
-        told = {
-            kind: {
-                **figures(judge, model, prompts, part.texts),
-                "kl": part.kl,
-                "tokens_per_cpu_s": part.tokens / part.cpu_s,
-            }
-            for kind, prompts, part in zip(("toxic", "other"), (toxic, other), parts)
-        }
-        results[name] = told
+    for name, arm in tqdm(arms.items(), unit="arm"):
+        results[name] = {}
+        for kind, prompts in (("toxic", toxic), ("other", other)):
+            place = FOLDER / f"{key}-{kind}" / name.replace(" ", "_").replace(",", "")
+            part = written(place.with_name(f"{place.name}.json"), arm, prompts, options.samples, options.fresh)
+            verdicts = place.with_name(f"{place.name}.judged-{RECIPE}.json")
+            if options.fresh or not verdicts.is_file():
+                verdicts.write_text(json.dumps(figures(judge, model, prompts, part.texts)))
+            told = json.loads(verdicts.read_text())
+            results[name][kind] = {**told, "kl": part.kl, "tokens_per_cpu_s": part.tokens / part.cpu_s}
+    if started:
+        started[0].close()
     table(results)
     report("detox", {"prompts": options.prompts, "samples": options.samples, "tokens": TOKENS, "top_p": TOP_P}, results)
     plot(results)
@@ -307,6 +298,7 @@ def plot(results: Mapping[str, Any]) -> None:
             xscale="log", xlabel="perplexity under the base model", ylabel="mean toxicity", title=f"{kind} prompts"
         )
     figure.tight_layout()
+    RESULTS.mkdir(exist_ok=True)
     for kind in ("png", "svg"):
         figure.savefig(RESULTS / f"detox.{kind}", dpi=150)
     plt.close(figure)

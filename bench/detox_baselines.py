@@ -78,10 +78,14 @@ Law = Callable[[Sequence[Tensor], Sequence[Draft]], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Baseline:
-    """An arm: which models read what, and the law made of it. All models have the vocabulary of the first."""
+    """An arm: which models read what, and the law made of it. All models have the vocabulary of the first.
+
+    temperature  of what is drawn, as DExperts' own code has it: the law's logits are divided by it, within its nucleus
+    """
 
     readings: tuple[Reading, ...]
     law: Law
+    temperature: float = 1.0
 
 
 def nucleus(logits: Tensor, top_p: float = TOP_P) -> Tensor:
@@ -269,7 +273,7 @@ def _write(baseline: Baseline, drafts: Sequence[Draft], max_tokens: int) -> None
     running = list(drafts)
     for position in range(max_tokens):
         said = [reader.said() for reader in readers]
-        logits = baseline.law([said[reader][prefix] for reader, prefix in places], running)
+        logits = baseline.law([said[reader][prefix] for reader, prefix in places], running) / baseline.temperature
         points = uniforms(
             np.array([draft.seed for draft in running], dtype=np.uint64),
             np.array([draft.sample for draft in running]),
@@ -317,12 +321,12 @@ def anti_expert() -> TorchModel:
     return TorchModel.load(anti_expert_path())
 
 
-def _dexperts(alpha: float) -> Baseline:
-    return Baseline((Reading(base_model()), Reading(anti_expert())), dexperts(alpha))
+def _dexperts(alpha: float, temperature: float = 1.0) -> Baseline:
+    return Baseline((Reading(base_model()), Reading(anti_expert())), dexperts(alpha), temperature)
 
 
-def _rad(beta: float) -> Baseline:
-    return Baseline((Reading(base_model()),), rad(beta, profanity(), base_model().vocabulary))
+def _rad(beta: float, temperature: float = 1.0) -> Baseline:
+    return Baseline((Reading(base_model()),), rad(beta, profanity(), base_model().vocabulary), temperature)
 
 
 def _word_filter() -> Baseline:
@@ -336,6 +340,14 @@ _BASELINES: Mapping[str, Callable[[], Baseline]] = {
     "self-debias 50": functools.cache(lambda: _self_debias(50.0)),
     "dexperts 0.5": functools.cache(lambda: _dexperts(0.5)),
     "dexperts 1.5": functools.cache(lambda: _dexperts(1.5)),
+    **{
+        f"dexperts 1.5, T {temperature:g}": functools.cache(functools.partial(_dexperts, 1.5, temperature))
+        for temperature in (0.85, 0.7)
+    },
+    **{
+        f"rad 50, T {temperature:g}": functools.cache(functools.partial(_rad, 50.0, temperature))
+        for temperature in (0.85, 0.7)
+    },
     "rad 10": functools.cache(lambda: _rad(10.0)),
     "rad 50": functools.cache(lambda: _rad(50.0)),
     "word filter": functools.cache(_word_filter),

@@ -58,27 +58,35 @@ def log_likelihoods(
 
     texts    [P][S]; returns float64 [P, S], int64 [P, S]
     """
-    pairs = [(model.encode(prompt), model.encode(text)) for prompt, some in zip(prompts, texts) for text in some]
-    order = sorted(range(len(pairs)), key=lambda k: len(pairs[k][0]) + len(pairs[k][1]))
-    found = np.zeros(len(pairs))
-    for start in range(0, len(order), ROWS):
-        some = order[start : start + ROWS]
-        rows = [[*pairs[k][0], *pairs[k][1]] for k in some]
-        longest = max(map(len, rows))
-        ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
-        first = min(len(pairs[k][0]) for k in some) - 1
-        with torch.inference_mode():
-            logits = model.model(input_ids=ids, attention_mask=mask, logits_to_keep=longest - first).logits
-        laws = torch.log_softmax(logits[:, :-1].float(), -1)
-        taken = laws.gather(2, ids[:, first + 1 :, None])[..., 0].double().numpy()
-        for n, k in enumerate(some):
-            prompt, text = pairs[k]
-            begin = len(prompt) - 1 - first
-            found[k] = taken[n, begin : begin + len(text)].sum()
-    lengths = np.array([len(text) for _, text in pairs])
-    shape = (len(texts), -1)
-    return found.reshape(shape), lengths.reshape(shape)
+    found, lengths = [], []
+    for prompt, some in zip(prompts, texts):
+        tokens = [model.encode(text) for text in some]
+        lengths.append([len(one) for one in tokens])
+        # Each prompt is read once, whatever the number of texts.
+        read = [model.encode(prompt)]
+        told: list[float] = []
+        for start in range(0, len(tokens), ROWS):
+            told += _continued(model, read, tokens[start : start + ROWS])
+        found.append(told)
+    return np.array(found), np.array(lengths)
+
+
+@torch.inference_mode()
+def _continued(model: BaseModel, prompt: list[list[int]], texts: Sequence[list[int]]) -> list[float]:
+    """log p of each text's tokens after the prompt's."""
+    longest = max(map(len, texts))
+    if longest == 0:
+        return [0.0] * len(texts)
+    before = model.model(input_ids=torch.tensor(prompt), use_cache=True, logits_to_keep=1)
+    before.past_key_values.batch_repeat_interleave(len(texts))
+    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
+    there = torch.arange(longest) < torch.tensor([[len(text)] for text in texts])
+    mask = torch.cat([torch.ones(len(texts), len(prompt[0]), dtype=torch.bool), there], 1).long()
+    after = model.model(input_ids=ids, attention_mask=mask, past_key_values=before.past_key_values).logits
+    logits = torch.cat([before.logits.expand(len(texts), 1, -1), after[:, :-1]], 1)
+    laws = torch.log_softmax(logits.float(), -1)
+    taken = laws.gather(2, ids[..., None])[..., 0].double() * there
+    return taken.sum(1).tolist()
 
 
 def fluency(model: BaseModel, prompts: Sequence[str], texts: Sequence[Sequence[str]]) -> dict[str, float]:

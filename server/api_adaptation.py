@@ -16,18 +16,22 @@ from server.api_numbers import short
 Adapted = tuple[Adaptation, tuple[Axis, ...]]
 
 
-def adaptation(own: Mapping[str, Any]) -> Adapted | None:
+def adaptation(own: Mapping[str, Any], signals: Mapping[str, str]) -> Adapted | None:
     """What a request asks for; None where it asks for nothing. Raises ApiError (400) naming the field.
 
     Of signals only names are taken: a path would be read where the server runs.
+    signals  those of the operator: name -> what `signal_named` makes it of
     """
-    given = own.get("adaptation")
-    signal = given["signal"] if isinstance(given, Mapping) and "signal" in given else Adaptation.signal
-    if not isinstance(signal, str) or signal not in SIGNALS:
-        place = "reweigh.adaptation.signal"
-        raise bad(f"{place} is {short(signal)}: one of {', '.join(sorted(SIGNALS))} was wanted", place)
+    asked = {name: own[name] for name in SETTINGS if own.get(name) is not None}
+    given = asked.get("adaptation")
+    if isinstance(given, Mapping) and "signal" in given:
+        signal, known = given["signal"], {**{name: name for name in SIGNALS}, **signals}
+        if not isinstance(signal, str) or signal not in known:
+            place = "reweigh.adaptation.signal"
+            raise bad(f"{place} is {short(signal)}: one of {', '.join(sorted(known))} was wanted", place)
+        asked["adaptation"] = {**given, "signal": known[signal]}
     try:
-        return adaptation_of({name: own[name] for name in SETTINGS if own.get(name) is not None}, "reweigh.")
+        return adaptation_of(asked, "reweigh.")
     except RequestError as error:
         named = re.match(r"reweigh\.[\w.\[\]]+", str(error))
         raise bad(str(error), named.group().rstrip(".") if named else "reweigh.adaptation") from None

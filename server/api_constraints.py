@@ -29,6 +29,7 @@ class Names:
 
     judges           names of models elsewhere that judge
     partial_rewards  names of rewards on partial text
+    signals          name -> what `signal_named` makes a signal of
     """
 
     constraints: frozenset[str] = frozenset()
@@ -37,6 +38,7 @@ class Names:
     judges: frozenset[str] = frozenset()
     partial_rewards: frozenset[str] = frozenset()
     profiles: Mapping[str, Profile] = field(default_factory=dict)
+    signals: Mapping[str, str] = field(default_factory=dict)
 
 
 def spec_of(given: Any, param: str, names: Names, depth: int = 0) -> Spec:

@@ -257,7 +257,7 @@ def asked_of(body: Mapping[str, Any], names: Names, *, chat: bool) -> Asked:
         thinking=_thinking(own),
         best_of=chosen,
         potential=partial_reward(own, names),
-        adapted=adaptation(own),
+        adapted=adaptation(own, names.signals),
     )
 
 

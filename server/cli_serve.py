@@ -36,6 +36,11 @@ _NAMED = {
         "MODULE:OBJECT",
         "a reward of prefixes that requests may name in partial_reward: fn(text, complete)",
     ),
+    "signal": (
+        "FILE.npz",
+        "a classifier that requests may name in adaptation to be detoxified by; also transformers:MODEL#LABEL, or "
+        "MODULE:OBJECT with log_odds(texts)",
+    ),
     "judge": (
         "URL[,model=MODEL][,key_env=VARIABLE]",
         "another OpenAI-compatible server's model as a judge that requests may name in best_of, instead of the served one; "
@@ -54,6 +59,7 @@ class Told:
 
     places           name -> module:object of a constraint; databases: name -> file or URL
     rewards          name -> module:object of a reward of finished texts; partial_rewards: of prefixes
+    signals          name -> file, model or module:object of a signal that steers
     judges           name -> another server's model that answers judges
     profiles         name -> what `reweigh calibrate --save` wrote
     """
@@ -63,6 +69,7 @@ class Told:
     databases: dict[str, str] = field(default_factory=dict)
     rewards: dict[str, str] = field(default_factory=dict)
     partial_rewards: dict[str, str] = field(default_factory=dict)
+    signals: dict[str, str] = field(default_factory=dict)
     judges: dict[str, Endpoint] = field(default_factory=dict)
     profiles: dict[str, Profile] = field(default_factory=dict)
 
@@ -112,6 +119,7 @@ def run(options: argparse.Namespace) -> int:
         databases=databases,
         rewards=_places(rewards, "--reward"),
         partial_rewards=_places(partial_rewards, "--partial-reward"),
+        signals=_signals(options.signal),
         judges={name: _judge(text) for name, text in judges.items()},
         profiles={
             name: _profile(name, file) for name, file in _pairs(options.profile, "--profile", "name=file").items()
@@ -135,6 +143,25 @@ def _pairs(given: Sequence[str] | None, option: str, form: str) -> dict[str, str
 
 def _places(given: dict[str, str], option: str) -> dict[str, str]:
     return {name: _place(text, option) for name, text in given.items()}
+
+
+def _signals(given: Sequence[str] | None) -> dict[str, str]:
+    """Name -> what `signal_named` finds in every process."""
+    from decoding.adaptation.signals import SIGNALS
+
+    signals = _pairs(given, "--signal", "name=file.npz")
+    for name, text in signals.items():
+        if name in SIGNALS:
+            raise UsageError(f"--signal {name}: there is a signal of that name already; choose another")
+        if text.endswith(".npz"):
+            signals[name] = str(Path(text).absolute())
+        elif ":" not in text:
+            raise UsageError(
+                f"--signal {name}={text}: a .npz file, transformers:MODEL#LABEL or module:object was wanted"
+            )
+        elif not text.startswith("transformers:"):
+            signals[name] = _place(text, "--signal")
+    return signals
 
 
 def _place(text: str, option: str) -> str:

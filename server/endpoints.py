@@ -53,6 +53,7 @@ async def page(raw_request: Request) -> Response:
         "shipped": SHIPPED_REWARDS,
         "judges": sorted(names.judges),
         "partial_rewards": sorted(names.partial_rewards),
+        "signals": sorted(names.signals),
         "key": bool(state.reweigh_gate.keys),
     }
     page = PAGE.read_text(encoding="utf-8")
@@ -127,6 +128,7 @@ class Endpoints:
                 judges=frozenset(told.judges),
                 partial_rewards=frozenset(told.partial_rewards),
                 profiles=told.profiles,
+                signals=told.signals,
             ),
             judges=told.judges,
             rewards={name: _reward(name, place) for name, place in told.rewards.items()},

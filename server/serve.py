@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
-from grammars.errors import EngineError
+from grammars.errors import EngineError, ReweighError
 from server.cli_errors import UsageError
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
         {*os.environ.get("VLLM_PLUGINS", _installed_plugins()).split(","), PLUGIN} - {""}
     )
 
+    from decoding.adaptation.signals import signal_named
     from decoding.potentials import partial_at
     from decoding.vllm_check import require_vllm
     from grammars.named import register_from
@@ -47,6 +48,11 @@ def serve(model: str | None, vllm_arguments: Sequence[str], told: Told) -> None:
     register_from(told.places, told.databases)
     for name, place in told.partial_rewards.items():
         partial_at(name, place)
+    for name, place in told.signals.items():
+        try:
+            signal_named(place)
+        except ReweighError as error:
+            raise UsageError(f"--signal {name}: {error}") from error
     require_vllm()
     args = _arguments(model, vllm_arguments, told)
     import uvloop

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from decoding.adaptation.signal import Signal
 from grammars.errors import RequestError
+from grammars.places import object_at
 
 
 def _profanity() -> Signal:
@@ -33,7 +34,8 @@ SIGNALS: Mapping[str, Callable[[], Signal]] = {
 def signal_named(name: str) -> Signal:
     """The signal of that name, made once a process.
 
-    name    one of SIGNALS; the path of a .npz file, a `LinearSignal`; or transformers:FOLDER_OR_HUB_NAME#LABEL
+    name    one of SIGNALS; the path of a .npz file, a `LinearSignal`; transformers:FOLDER_OR_HUB_NAME#LABEL; or
+            module:object, an object with log_odds(texts), or a class of such that takes no arguments
     raises  RequestError for an unknown name; EngineError when what the signal needs is missing or damaged
     """
     if make := SIGNALS.get(name):
@@ -47,7 +49,21 @@ def signal_named(name: str) -> Signal:
         from decoding.adaptation.linear_signal import LinearSignal
 
         return LinearSignal.load(Path(name))
+    if ":" in name:
+        return _at(name)
     raise RequestError(
         f"signal {name!r} is not known: name one of {', '.join(sorted(SIGNALS))}, a .npz file of a linear signal, "
-        "or transformers:MODEL#LABEL"
+        "transformers:MODEL#LABEL or module:object"
     )
+
+
+def _at(place: str) -> Signal:
+    """What stands at module:object."""
+    found = object_at(place, "the signal", RequestError)
+    try:
+        signal: Signal = found() if isinstance(found, type) else found
+    except Exception as error:  # whatever the class does
+        raise RequestError(f"the signal: {place} cannot be made: {type(error).__name__}: {error}") from error
+    if not callable(getattr(signal, "log_odds", None)):
+        raise RequestError(f"the signal: {place} is {signal!r:.80}: an object with log_odds(texts) was wanted")
+    return signal

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bench.anti_expert import apart, fine_tune, mean_loss
+from bench.bench_detox import BASELINES
 from bench.detox_baselines import (
     ARMS,
     LEAST_FACTOR,
@@ -98,6 +99,14 @@ def test_plain_texts_are_those_of_uddia_that_takes_no_step(model: TorchModel):
     ours = generate(plainly(model), PROMPTS, 4, seed=5, max_tokens=12)
     assert [text for row in ours for text in row] == [result.text for result in results]
     assert any(result.finished for result in results)
+
+
+def test_a_low_temperature_leaves_the_likeliest_text(model: TorchModel):
+    cold = Baseline((Reading(model),), plain, temperature=1e-6)
+    for seed in (5, 6):
+        texts = generate(cold, PROMPTS, 3, seed=seed, max_tokens=6)
+        assert all(len(set(row)) == 1 for row in texts)
+    assert generate(cold, PROMPTS, 1, seed=5, max_tokens=6) == [row[:1] for row in texts]
 
 
 def test_a_prefix_is_read_and_not_written(model: TorchModel):
@@ -281,6 +290,4 @@ def test_texts_of_the_evaluation_are_found_among_others():
 
 
 def test_the_benchmarks_arms_are_there_by_name():
-    strengths = {"self-debias": ("10", "50"), "dexperts": ("0.5", "1.5"), "rad": ("10", "50")}
-    named = {f"{arm} {strength}" for arm, both in strengths.items() for strength in both}
-    assert set(ARMS) == named | {"instruction", "word filter"}
+    assert set(ARMS) == set(BASELINES)

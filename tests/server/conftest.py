@@ -21,6 +21,8 @@ import openai
 import psutil
 import pytest
 
+from decoding.adaptation.linear_signal import LinearSignal
+
 KEY = "a-key-for-tests"
 MODEL = "smollm2-135m-instruct"
 # k = 5, and T = .5 standard deviations of .4 each.
@@ -34,6 +36,8 @@ RULES = '''
 import os
 import signal
 import time
+
+import numpy as np
 
 
 def even(text, complete):
@@ -71,6 +75,15 @@ def sleeps(text, complete):
     if len(text) > 2:
         time.sleep(1e6)
     return True
+
+
+class Shouting:
+    """A signal: capital letters are what is unwanted."""
+
+    name = "shouting"
+
+    def log_odds(self, texts):
+        return np.array([2.0 * sum(c.isupper() for c in text) - 4.0 for text in texts])
 
 
 def crashes(text, complete):
@@ -164,6 +177,9 @@ def operator_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         database.execute("INSERT INTO customer VALUES (1, 'Zoe', 31), (2, 'Li', 45)")
     database.close()
     (folder / "short.json").write_text(json.dumps(PROFILE))
+    heads = {"intercepts": [-0.5], "slopes": [-8.0], "offsets": [0.0]}
+    mild = LinearSignal("mild", {"idiot": 0, "man": 1}, [1.0, 1.0], [[1.0, 1.0]], **heads)  # type: ignore[arg-type]
+    mild.save(folder / "mild.npz")
     return folder
 
 
@@ -176,7 +192,8 @@ def serving(operator_folder: Path, model_path: Path) -> Iterator[Serving]:
     partial = [f"--partial-reward={name}=rules.py:{name}" for name in ("few_zeros", "raises_late", "hangs", "crashes")]
     # The server as a judge at the other end of HTTP: its own.
     judge = f"--judge=itself=http://127.0.0.1:{{port}}/v1,model={MODEL},key_env=OWN_KEY"
-    more = ("--database=shop=shop.sqlite", judge, "--profile=brief=short.json")
+    signals = ("--signal=mild=mild.npz", "--signal=loud=rules.py:Shouting")
+    more = ("--database=shop=shop.sqlite", judge, "--profile=brief=short.json", *signals)
     server = start_server(operator_folder, *constraints, *rewards, *partial, *more)
     yield server
     # A server that is killed says goodbye to nobody: all its processes are to end by themselves.

@@ -213,7 +213,7 @@ def test_page_selects_by_a_reward(visit: Visit) -> None:
 
 
 def test_page_steers_and_says_what_it_cost(visit: Visit) -> None:
-    assert visit.page.is_hidden("#steering-hint")
+    assert visit.page.is_hidden("#steering-hint") and visit.page.is_hidden("#signal-field")
     visit.ask(
         mode="completion", prompt="The nurse was tired because", kind="none", particles="6", seed="3", max_tokens="12"
     )
@@ -221,6 +221,9 @@ def test_page_steers_and_says_what_it_cost(visit: Visit) -> None:
     visit.ask(detox="0.5", debias="gender race religion")
     assert visit.page.is_visible("#steering-hint")
     code = visit.page.text_content("#code") or ""
+    visit.page.select_option("#signal", "loud")
+    assert '"signal": "loud"' in (visit.page.text_content("#code") or "")
+    visit.page.select_option("#signal", "")
     assert '"detox": 0.5' in code and '"debias": ["gender", "race", "religion"]' in code
     (choice,) = (c for event in events(visit.run()) for c in event["choices"] if c["finish_reason"])
     told = choice["adaptation"]

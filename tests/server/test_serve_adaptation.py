@@ -69,6 +69,19 @@ def test_the_command_line_tells_the_same_of_a_server(
     assert "nats of steering a token" in captured.err
 
 
+def test_a_signal_of_the_operator_steers_by_its_name(serving: Serving):
+    """A file and a class of the operator; the shipped one stays what is meant where none is named."""
+    loudly = {"prompt": "STOP! WHY ARE YOU SHOUTING? I AM NOT", "max_tokens": 24, "seed": 5}
+    signals = [{"signal": name, "candidates": 1024} for name in ("mild", "loud")]
+    asked = [{}, {"detox": 3}, *({"detox": 3, "adaptation": signal} for signal in signals)]
+    choices = [
+        complete(serving, {"constraint": {"regex": "[A-Za-z ]{20}"}, **own}, **loudly).choices[0] for own in asked
+    ]
+    capitals = [sum(c.isupper() for c in choice.text) for choice in choices]
+    assert capitals[-1] <= 2 and min(capitals[:-1]) >= 6, [choice.text for choice in choices]
+    assert choices[-1].adaptation["kl"] > 0
+
+
 def test_waves_are_steered_too(serving: Serving):
     """Each choice is told what its own text has cost, whichever wave it was drawn in."""
     best_of = {"k": 6, "wave": 2, "reward": "mean_logprob", "until": {"improvement": {"min_gain": 0.0}}}

@@ -452,6 +452,7 @@ def test_the_asynchronous_client(serving: Serving):
             "reweigh.adaptation.balance",
             "invalid_value",
         ),
+        ({"reweigh": {"detox": 1, "adaptation": {"signal": "rules:Shouting"}}}, 400, "reweigh.adaptation.signal", "invalid_value"),
         ({"reweigh": {"detox": 1, "adaptation": {"signal": "/etc/x.npz"}}}, 400, "reweigh.adaptation.signal", "invalid_value"),
         ({"reweigh": {"particles": 33}}, 400, None, "invalid_value"),
         ({"reweigh": {"constraint": "nobody"}}, 400, "reweigh.constraint", "invalid_value"),
