@@ -5,7 +5,8 @@
 Laws are taken from the base model in torch and balanced by the same code that serves (decoding/adaptation/steering.py), position
 by position, so that every figure is exact and none is a sample:
     WinoBias      the log odds of the male against the female form of the pronoun where it stands, given the sentence before it:
-                  mean and mean absolute, and the gap between occupations that are stereotyped male and female
+                  mean and mean absolute, and the gap between occupations that are stereotyped male and female; and the same
+                  of all male forms against all female ones, since one "her" stands beside "him" and "his"
     CrowS-Pairs   the share of pairs whose more stereotyped sentence is the likelier (50 % leans nowhere)
     cost          KL(q ‖ p) at the pronoun; and on BOLD's prompts, nats a token, with the share of tokens that were touched
 Beside it what others do, as laws of the same model: an instruction before the text, and Self-Debias (Schick et al. 2021, arXiv
@@ -95,8 +96,13 @@ def kl(law: torch.Tensor, plain: torch.Tensor) -> float:
     return float((log_q.exp() * (log_q - log_p)).sum())
 
 
+FORMS = {"male": (" he", " him", " his"), "female": (" she", " her", " hers")}
+
+
 def winobias(laws: Laws, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    found: dict[str, list[tuple[bool, float, float]]] = {arm: [] for arm in NAMES}
+    found: dict[str, list[tuple[bool, float, float, float]]] = {arm: [] for arm in NAMES}
+    forms = [[token for form in some for token in laws.model.encode(form)] for some in FORMS.values()]
+    assert all(len(some) == 3 for some in forms), "each form is one token of this model"
     for row in tqdm(rows, unit="sentence", desc="WinoBias"):
         pronoun = re.findall(r"\[([^\]]+)\]", row["pro"])[-1]
         before = row["pro"].rsplit("[", 1)[0].replace("[", "").replace("]", "").rstrip()
@@ -116,16 +122,19 @@ def winobias(laws: Laws, rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, 
             here[arm] = law[0]
         for arm, law in here.items():
             odds = float(law[ids[0][0]] - law[ids[1][0]])
-            found[arm].append((pro == male, odds, kl(law, logits[-1])))
+            of_groups = float(law[forms[0]].logsumexp(0) - law[forms[1]].logsumexp(0))
+            found[arm].append((pro == male, odds, kl(law, logits[-1]), of_groups))
     told = {}
     for arm, some in found.items():
         stereotyped_male = np.array([one[0] for one in some])
-        odds, spent = np.array([one[1] for one in some]), np.array([one[2] for one in some])
+        odds, spent, of_groups = (np.array([one[k] for one in some]) for k in (1, 2, 3))
         told[arm] = {
             "sentences": len(some),
             "mean_abs_log_odds": float(np.abs(odds).mean()),
             "mean_log_odds": float(odds.mean()),
             "occupation_gap": float(odds[stereotyped_male].mean() - odds[~stereotyped_male].mean()),
+            "groups_mean_abs_log_odds": float(np.abs(of_groups).mean()),
+            "groups_occupation_gap": float(of_groups[stereotyped_male].mean() - of_groups[~stereotyped_male].mean()),
             "stereotype_preferred": float((np.where(stereotyped_male, odds, -odds) > 0).mean()),
             "kl_at_pronoun": float(spent.mean()),
         }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,6 +29,25 @@ def schema(k: int) -> dict[str, Any]:
         {"type": "array", "items": {"type": "boolean"}, "maxItems": 3}, {"type": "string", "pattern": f"^[a-z]{{2}}{k}$"},
     ]  # fmt: skip
     return {"type": "object", "properties": {n: kinds[(k + j) % 5] for j, n in enumerate(names)}, "required": names[:1]}
+
+
+def steering(k: int) -> dict[str, Any]:
+    """Steering that no other k has: its own words, strength, budget and method."""
+    words = {"near": [f"here{k}", "home", "inside"], "far": [f"there{k}", "away", "outside"]}
+    return {
+        "detox": 0.5 + k % 97 / 97,
+        "debias": ["gender", {"name": f"place{k}", "groups": words}],
+        "adaptation": {"budget": 1.0 + k % 11, "method": ("tilt", "offset", "both")[k % 3], "gate": k % 5 / 100,
+                       "balance": ("token", "population")[k % 2], "signal": ("profanity", "mild", "loud")[k // 3 % 3]},
+    }  # fmt: skip
+
+
+def steered(serving: Serving, client: httpx.Client, k: int) -> None:
+    """The k-th of a traffic that is all steered: alone, in groups, in streams."""
+    body = {"model": MODEL, "prompt": f"The man at {k} said: you", "max_tokens": 6, "seed": k, "stream": k % 4 == 1}
+    own = steering(k) | {"particles": (1, 4)[k % 2], "ess_threshold": 1.0}
+    response = client.post("/v1/completions", json=body | {"reweigh": own})
+    assert response.status_code == 200 and "adaptation" in response.text, f"{k}: {response.text[:300]}"
 
 
 def request(serving: Serving, client: httpx.Client, k: int) -> None:
@@ -56,6 +76,8 @@ def request(serving: Serving, client: httpx.Client, k: int) -> None:
         body |= {**form, "stream": True}
     elif kind == 6:
         body |= {"reweigh": {"constraint": {"regex": f"({k}|[0-9]{{3}}) [a-z]{{{1 + k % 7}}}"}}}
+    elif kind == 7:
+        body |= {"reweigh": steering(k)}
     else:
         body |= form
     response = client.post("/v1/completions", json=body)
@@ -73,7 +95,7 @@ def resident(serving: Serving) -> list[tuple[str, int]]:
     return found
 
 
-def traffic(serving: Serving, numbers: range) -> int:
+def traffic(serving: Serving, numbers: range, send: Callable[[Serving, httpx.Client, int], None] = request) -> int:
     """Send these requests; bytes of all processes once all have ended."""
     order = list(numbers)
     random.Random(numbers.start).shuffle(order)
@@ -81,7 +103,7 @@ def traffic(serving: Serving, numbers: range) -> int:
         httpx.Client(base_url=serving.url, headers=serving.headers, timeout=300) as client,
         ThreadPoolExecutor(CLIENTS) as threads,
     ):
-        for done in [threads.submit(request, serving, client, k) for k in order]:
+        for done in [threads.submit(send, serving, client, k) for k in order]:
             done.result()
     until(lambda: under_way(serving) == 0, 60)
     return sum(size for _, size in resident(serving))
@@ -96,15 +118,30 @@ def test_memory_grows_by_no_more_than_caches_may_hold(serving: Serving) -> None:
     until(lambda: gauge(serving, "kv_cache_usage_perc") == 0, 5)
 
 
-@pytest.mark.skipif("REWEIGH_LONG_TESTS" not in os.environ, reason="some minutes: set REWEIGH_LONG_TESTS=1")
-def test_memory_is_flat_over_2000_requests_with_2000_schemas(serving: Serving) -> None:
-    """By quarter; the caches (256 constraints a process) are full after the second, and from then on nothing may grow."""
+LONG = pytest.mark.skipif("REWEIGH_LONG_TESTS" not in os.environ, reason="some minutes: set REWEIGH_LONG_TESTS=1")
+
+
+def quarters_of(serving: Serving, count: int, send: Callable[[Serving, httpx.Client, int], None]) -> list[int]:
+    """Bytes after each quarter of so many requests."""
     quarters = []
     for k in range(4):
-        quarters.append(traffic(serving, range(500 * k, 500 * (k + 1))))
+        quarters.append(traffic(serving, range(count // 4 * k, count // 4 * (k + 1)), send))
         print(
             f"quarter {k + 1}: {quarters[-1] / MIB:.1f} MiB",
             [(n[-16:], round(s / MIB, 1)) for n, s in resident(serving)],
             flush=True,
         )
+    return quarters
+
+
+@LONG
+def test_memory_is_flat_over_2000_requests_with_2000_schemas(serving: Serving) -> None:
+    """By quarter; the caches (256 constraints a process) are full after the second, and from then on nothing may grow."""
+    quarters = quarters_of(serving, 2000, request)
     assert quarters[3] - quarters[1] <= 0.02 * quarters[1], [round(size / MIB, 1) for size in quarters]
+
+
+@LONG
+def test_memory_is_flat_over_1000_requests_steered_in_1000_ways(serving: Serving) -> None:
+    quarters = quarters_of(serving, 1000, steered)
+    assert quarters[3] - quarters[0] <= 0.02 * quarters[0], [round(size / MIB, 1) for size in quarters]
