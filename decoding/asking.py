@@ -162,17 +162,17 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
     tokens = summary["tokens"]
     finish_reasons = summary["status"]
     log_weights = np.array(summary["log_weights"], dtype=np.float64)
-    named = _named(request.adapt, tokens, vocabulary)
-    if request.adapt is not None and request.adapt["balance"] == "population" and np.any(log_weights > -math.inf):
-        log_weights = balanced(named, log_weights)
-    traces = summary["traces"]
-    completion = sum(map(num_tokens, tokens, finish_reasons))
     texts = texts_of(tokens, vocabulary.decode)
     if request.stop:
         texts = [
             finished_text(text, request.stop) if reason == "stop_string" else text
             for text, reason in zip(texts, finish_reasons, strict=True)
         ]
+    named = _named(request.adapt, texts)
+    if request.adapt is not None and request.adapt["balance"] == "population" and np.any(log_weights > -math.inf):
+        log_weights = balanced(named, log_weights)
+    traces = summary["traces"]
+    completion = sum(map(num_tokens, tokens, finish_reasons))
     return Result(
         texts=texts,
         tokens=tokens,
@@ -201,12 +201,12 @@ def result_of(request: Request, summary: dict[str, Any], vocabulary: Vocabulary)
     )
 
 
-def _named(adapt: Mapping[str, Any] | None, texts: Sequence[Sequence[int]], vocabulary: Vocabulary) -> Named:
+def _named(adapt: Mapping[str, Any] | None, texts: Sequence[str]) -> Named:
     """Whom the texts name first, of the axes that the prompt leaves open."""
     if adapt is None:
         return {}
-    axes = [(name, groups) for name, groups in adapt["debias"] if name not in adapt["named"]]
-    return named_first(texts, axes, vocabulary, in_a_word=bool(adapt["tail"]))
+    left = {name: groups for name, groups in adapt["lexicons"].items() if name not in adapt["named"]}
+    return named_first(texts, left, adapt["tail"])
 
 
 def _steered(adapt: Mapping[str, Any], summary: dict[str, Any], named: Named, log_weights: np.ndarray) -> Steered:

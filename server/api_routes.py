@@ -161,8 +161,10 @@ async def _chat_job(raw_request: Request, body: dict[str, Any]) -> Job:
     backend: Backend = state.reweigh
     asked = asked_of(body, backend.names, chat=True)
     prompt = {key: value for key, value in body.items() if key not in _NOT_OF_THE_PROMPT}
+    added = None
     if isinstance(prompt.get("messages"), list):
-        prompt["messages"] = _instructed(prompt["messages"], _instruction(backend, asked, body))
+        added = _instruction(backend, asked, body)
+        prompt["messages"] = _instructed(prompt["messages"], added)
     if not prompt.get("tools"):
         prompt.pop("tools", None)
     serving = state.openai_serving_chat
@@ -174,7 +176,7 @@ async def _chat_job(raw_request: Request, body: dict[str, Any]) -> Job:
         thinking_of(serving, request, serving._extract_prompt_components(rendered[0]).token_ids)
     )
     spec = await _compiled(backend, asked)
-    return _job(raw_request, serving, request, asked, spec, rendered, Chat(), "messages")
+    return _job(raw_request, serving, request, asked, spec, rendered, Chat(), "messages", added)
 
 
 async def _completion_job(raw_request: Request, body: dict[str, Any]) -> Job:
@@ -220,7 +222,9 @@ def _job(
     engine_inputs: list[Any],
     shape: Chat | Completion,
     place: str,
+    added: str | None = None,
 ) -> Job:
+    """added: what the server itself has written into the prompt."""
     from vllm.entrypoints.serve.utils.api_utils import get_max_tokens
 
     from decoding.adaptation.settings import settle
@@ -254,7 +258,9 @@ def _job(
             )
             vocabulary = backend.service.vocabulary
             adapt = (
-                None if asked.adapted is None else settle(*asked.adapted, vocabulary.decode(list(tokens)), vocabulary)
+                None
+                if asked.adapted is None
+                else settle(*asked.adapted, vocabulary.decode(list(tokens)), vocabulary, added)
             )
             settings = settings_of(
                 {**asked.settings, "max_tokens": max(max_tokens, 1), "trace": asked.logprobs is not None}

@@ -39,7 +39,7 @@ def run_batch(options: argparse.Namespace, language: Language | Told | None, set
         todo, skipped, rows = 0, 0, settings["particles"]
         failed = 0
         for line in lines:
-            _check_line(line, settings, seed)
+            _check_line(line, settings, seed, options.url is None)
             if line.key in results.done:
                 skipped += 1
                 failed += line.key in results.failed
@@ -82,10 +82,10 @@ def _is_one_file(one: str, other: str) -> bool:
     return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
 
 
-def _check_line(line: Line, settings: dict[str, Any], seed: int) -> None:
+def _check_line(line: Line, settings: dict[str, Any], seed: int, here: bool) -> None:
     own = {name: line.record[name] for name in (*SETTINGS, "seed") if name in line.record}
     try:
-        check_settings({"seed": seed, **settings, **own})
+        check_settings({"seed": seed, **settings, **own}, here)
     except ReweighError as error:
         raise UsageError(f"{line.place}: {error}") from error
 

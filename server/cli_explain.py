@@ -33,7 +33,7 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
     best = _best(result)
     steps = result.trace[best]
     refuser = _Refuser(result.constraint)
-    rows = [["step", "text so far", "chosen", "p", "allowed", "tested", "refused"]]
+    rows = [["step", "text so far", "chosen", "p", _paid(result, "allowed"), "tested", "refused"]]
     data = b""
     for k, step in enumerate(steps):
         rows.append(
@@ -60,6 +60,11 @@ def explain(result: Result, vocabulary: Vocabulary) -> None:
         explain_steering(result, vocabulary, best)
 
 
+def _paid(result: Result, of_constraint: str) -> str:
+    """What the weight of a step is: the mass that a constraint allows; with steering, what drawing from q leaves to be paid."""
+    return of_constraint if result.adaptation is None else "weight"
+
+
 def _best(result: Result) -> int:
     if np.isfinite(result.log_weights).any():
         return int(np.argmax(result.log_weights))
@@ -73,7 +78,7 @@ def _bill(steps: list[TraceStep], result: Result) -> str:
     where = ", ".join(
         f"step {k + 1} ({_chosen(steps[k])}) {steps[k].log_weight:.3f}" for k in dearest if steps[k].log_weight < 0
     )
-    text = f"log of the mass allowed, all steps: {paid:.3f}"
+    text = f"log of the {_paid(result, 'mass allowed')}, all steps: {paid:.3f}"
     if where:
         text += f"; most of it went at {where}"
     if result.stats.resamplings:

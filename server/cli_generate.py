@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from grammars.errors import GrammarError
 from server.cli_constraints import language_of
 from server.cli_errors import OK, UsageError
-from server.cli_inputs import json_of, read_prompt
+from server.cli_inputs import json_of, look_here, read_prompt
 from server.cli_output import note, show
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def settings_of(options: argparse.Namespace) -> dict[str, Any]:
         "max_tokens": options.max_tokens,
         **_steering_of(options),
     }
-    check_settings({**settings, "seed": 0 if options.seed is None else options.seed})
+    check_settings({**settings, "seed": 0 if options.seed is None else options.seed}, options.url is None)
     return settings
 
 
@@ -135,8 +135,8 @@ def _option_json(text: str, name: str) -> Any:
         raise UsageError(str(error)) from error
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raise RequestError naming the setting that is out of range."""
+def check_settings(settings: Mapping[str, Any], here: bool = True) -> None:
+    """Raise RequestError naming the setting that is out of range. here: false where a server generates, which has its signals"""
     from decoding.adaptation.settings import SETTINGS as STEERING
     from decoding.adaptation.settings import adaptation_of
     from decoding.order import Order
@@ -149,7 +149,9 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             raise RequestError(f"{name}={value!r}: a whole number of at least {least} was wanted")
     if settings["seed"] > MAX_SEED:
         raise RequestError(f"seed={settings['seed']}: a whole number up to 2**64 - 1 was wanted")
-    adaptation_of({name: settings[name] for name in STEERING if name in settings})
+    if here:
+        look_here()  # for a signal that is named module:object
+    adaptation_of({name: settings[name] for name in STEERING if name in settings}, signal_here=here)
     order = {name: value for name, value in settings.items() if name not in ("particles", *STEERING)}
     Order(group="", num_particles=settings["particles"], constraint=None, **order).check()
 

@@ -104,14 +104,19 @@ def names_an_object(text: str) -> bool:
     return _OBJECT.fullmatch(text) is not None
 
 
+def look_here() -> None:
+    """Have modules looked for in the current folder as well."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+
+
 def imported(text: str, option: str) -> Any:
     """The object that `module:name` or `file.py:name` stands for; modules are looked for in the current folder as well."""
     found = _OBJECT.fullmatch(text)
     if found is None:
         raise UsageError(f"{option} {text!r}: module:name or file.py:name was wanted")
-    folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    look_here()
     try:
         value: Any = _module(found["module"], option)
         for name in found["name"].split("."):

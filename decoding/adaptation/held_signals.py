@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable
-from weakref import WeakKeyDictionary, WeakValueDictionary
+from weakref import WeakValueDictionary
 
 from decoding.adaptation.signal import Signal
 from decoding.adaptation.signals import signal_named
@@ -14,7 +14,6 @@ from grammars.errors import RequestError
 _COUNTER = itertools.count()
 _PREFIX = "held:"
 _BY_HANDLE: WeakValueDictionary[str, Signal] = WeakValueDictionary()
-_HANDLES: WeakKeyDictionary[Signal, str] = WeakKeyDictionary()
 
 
 def handle_of(signal: object) -> str:
@@ -24,15 +23,15 @@ def handle_of(signal: object) -> str:
     if not callable(getattr(signal, "log_odds", None)):
         raise RequestError(f"signal={signal!r:.80}: a name, or an object with log_odds(texts), was wanted")
     held: Signal = signal  # type: ignore[assignment]
+    for handle, one in list(_BY_HANDLE.items()):
+        if one is held:
+            return handle
+    handle = f"{_PREFIX}{os.getpid()}-{next(_COUNTER)}"
     try:
-        if held not in _HANDLES:
-            _HANDLES[held] = f"{_PREFIX}{os.getpid()}-{next(_COUNTER)}"
-        _BY_HANDLE[_HANDLES[held]] = held
-    except TypeError as error:
-        raise RequestError(
-            f"signal={signal!r:.80} cannot be held: {error}; use an object of an ordinary class"
-        ) from error
-    return _HANDLES[held]
+        _BY_HANDLE[handle] = held
+    except TypeError as error:  # a class with __slots__ and without __weakref__
+        raise RequestError(f"signal={signal!r:.80} cannot be held: {error}; use an object without __slots__") from error
+    return handle
 
 
 def signal_of(handle: str, named: Callable[[str], Signal] = signal_named) -> Signal:

@@ -125,6 +125,8 @@ def axis_of(given: object, place: str = "debias") -> Axis:
     made: list[tuple[str, tuple[str, ...]]] = []
     owner: dict[str, str] = {}
     for group, words in groups.items():
+        if not isinstance(group, str):
+            raise RequestError(f"{place}.groups: {group!r:.80} is the name of a group; a text was wanted")
         if isinstance(words, str) or not isinstance(words, Sequence) or not words:
             raise RequestError(f"{place}.groups.{group}: a list with at least one word was wanted")
         if len(words) > MOST_WORDS:

@@ -1,19 +1,20 @@
-"""Whom a text names first, axis by axis, told token by token."""
+"""Whom a text names first, axis by axis: while it is written, token by token, and once it is there, by its words."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from copy import copy
 
 from grammars.vocabulary import Vocabulary
 
 # group -> tokens that begin one of its words wherever they stand (" she"), and those that do where no letter stands before ("She")
 Groups = Mapping[str, tuple[Sequence[int], Sequence[int]]]
 Axes = Sequence[tuple[str, Groups]]
+WORD = re.compile(r"\w+")
 
 
 class Naming:
-    """Follows one text. A word counts from its first token on.
+    """Follows one text under way. A word counts from its first token on, though it may become another: " he" that goes on as "her".
 
     first       axis -> the group that the text has named first, or None
     in_a_word   whether what stands before the next token ends in a letter or figure: then only a token with a space begins a word
@@ -37,22 +38,30 @@ class Naming:
                         group = self._alone[name].get(token)
                     self.first[name] = group
             written = self._vocabulary.bytes_of(token)
-            self.in_a_word = bool(written) and _is_of_a_word(written[-1])
+            self.in_a_word = bool(written) and is_of_a_word(written[-1])
 
 
-def _is_of_a_word(byte: int) -> bool:
+def is_of_a_word(byte: int) -> bool:
     """Bytes above 127 are those of other scripts' letters, for the most part."""
     return byte >= 0x80 or chr(byte).isalnum() or byte == ord("_")
 
 
 def named_first(
-    texts: Sequence[Sequence[int]], axes: Axes, vocabulary: Vocabulary, in_a_word: bool
+    texts: Sequence[str], lexicons: Mapping[str, Mapping[str, Sequence[str]]], before: str = ""
 ) -> dict[str, tuple[str | None, ...]]:
-    """Axis -> for each text the group that it names first. texts  [N] of token ids; in_a_word: of what stands before them"""
-    followed, start = [], Naming(axes, vocabulary, in_a_word)
-    for text in texts:
-        naming = copy(start)
-        naming.first = dict(start.first)
-        naming.advance(text)
-        followed.append(naming.first)
-    return {name: tuple(first[name] for first in followed) for name, _ in axes}
+    """Axis -> for each text the group that it names first, as a reader sees it, however tokens cut its words.
+
+    texts     [N]
+    lexicons  axis -> group -> words in lower case
+    before    letters that the prompt ends in, with which a text's first word may begin
+    """
+    owners = {
+        axis: {word: group for group, words in groups.items() for word in words} for axis, groups in lexicons.items()
+    }
+    read = [
+        [match.group().lower() for match in WORD.finditer(before + text) if match.end() > len(before)] for text in texts
+    ]
+    return {
+        axis: tuple(next((owner[word] for word in words if word in owner), None) for words in read)
+        for axis, owner in owners.items()
+    }

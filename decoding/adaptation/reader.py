@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from decoding.adaptation.linear_signal import LinearSignal
+from decoding.adaptation.naming import is_of_a_word
 from decoding.adaptation.signal import Signal
 from grammars.errors import RewardError
 from grammars.vocabulary import Vocabulary
@@ -62,7 +63,7 @@ class TextReading:
         self.signal, self.vocabulary = signal, vocabulary
 
     def start(self, tail: bytes) -> TextReader:
-        return TextReader(self, tail)
+        return TextReader(self, tail, b"")
 
     def odds(self, texts: list[bytes]) -> np.ndarray:
         """float64 [len(texts)]. Raises RewardError where the signal raises, or answers what is no number."""
@@ -70,7 +71,7 @@ class TextReading:
         name = getattr(self.signal, "name", repr(self.signal))
         try:
             odds = np.asarray(self.signal.log_odds(read), dtype=np.float64)
-        except Exception as error:  # whatever the user's signal does
+        except (Exception, SystemExit) as error:  # whatever the user's signal does
             raise RewardError(f"signal {name!r} failed: {type(error).__name__}: {error}") from error
         if odds.shape != (len(texts),):
             raise RewardError(
@@ -85,21 +86,28 @@ class TextReading:
 
 
 class TextReader:
-    """The text so far; it is read when somebody asks, not for every token of a history that is taken up again."""
+    """The text so far; it is read when somebody asks, not for every token of a history that is taken up again.
 
-    def __init__(self, reading: TextReading, text: bytes) -> None:
-        self.reading, self.text = reading, text
+    tail  letters before it, which are read with it where it goes on with their word
+    """
+
+    def __init__(self, reading: TextReading, tail: bytes, text: bytes) -> None:
+        self.reading, self.tail, self.text = reading, tail, text
+
+    def _as_read(self, more: bytes = b"") -> bytes:
+        text = self.text + more
+        return self.tail + text if text and is_of_a_word(text[0]) else text
 
     @cached_property
     def log_odds(self) -> float:
-        return float(self.reading.odds([self.text])[0])
+        return float(self.reading.odds([self._as_read()])[0])
 
     def after(self, tokens: np.ndarray) -> np.ndarray:
         bytes_of = self.reading.vocabulary.bytes_of
-        return self.reading.odds([self.text + bytes_of(int(token)) for token in tokens])
+        return self.reading.odds([self._as_read(bytes_of(int(token))) for token in tokens])
 
     def advance(self, token: int) -> TextReader:
-        return TextReader(self.reading, self.text + self.reading.vocabulary.bytes_of(token))
+        return TextReader(self.reading, self.tail, self.text + self.reading.vocabulary.bytes_of(token))
 
     def alarming(self) -> None:
         return None

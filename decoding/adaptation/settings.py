@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ class Adaptation:
     detox            strength, 0 to 10; the target's factor is p(wanted | text) to the power POWER * detox. 0: off
     signal           the name of the classifier that says p(unwanted | text); its handle where it has none
     debias           axes whose groups are named alike: each one's name, and group -> token ids, as `Axis.tokens` tells them
+    lexicons         axis -> group -> words, for texts that are finished
     balance          token (default): the next word names the groups of an axis alike; population: the texts do, by weight, and
                      the balanced law of a token is no more than what it is drawn from
     debias_strength  0 to 1: how far towards equal masses
@@ -48,11 +49,12 @@ class Adaptation:
     detox: float = 0.0
     signal: str = "profanity"
     debias: tuple[tuple[str, Groups], ...] = ()
+    lexicons: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     balance: str = "token"
     debias_strength: float = 1.0
     budget: float = BUDGET
     gate: float = 0.005
-    balance_gate: float = 0.05
+    balance_gate: float = 0.01
     method: str = "tilt"
     candidates: int = 64
     tail: str = ""
@@ -67,13 +69,16 @@ SETTINGS = ("detox", "debias", "adaptation")
 _OWN = ("signal", "budget", "gate", "balance", "balance_gate", "method", "candidates", "debias_strength")
 
 
-def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptation, tuple[Axis, ...]] | None:
+def adaptation_of(
+    options: Mapping[str, Any], place: str = "", signal_here: bool = True
+) -> tuple[Adaptation, tuple[Axis, ...]] | None:
     """What `detox=`, `debias=` and `adaptation=` ask for; None where they ask for nothing.
 
-    Axes come beside it: their tokens are found when the vocabulary is at hand. place: before the names, in messages.
+    Axes come beside it: their tokens are found when the vocabulary is at hand. place: before the names, in messages;
+    signal_here: false where another server's operator has named the signal, and it is there that it is looked for.
     Raises RequestError naming what is out of range or unknown.
     """
-    detox = _number(options.get("detox", 0.0), f"{place}detox", 0.0, MOST_STRENGTH)
+    detox = _number(0.0 if options.get("detox") is None else options["detox"], f"{place}detox", 0.0, MOST_STRENGTH)
     axes = _axes(options.get("debias"), f"{place}debias")
     own = options.get("adaptation")
     own = {} if own is None else own
@@ -107,7 +112,7 @@ def adaptation_of(options: Mapping[str, Any], place: str = "") -> tuple[Adaptati
         **chosen,
         candidates=candidates,
     )
-    if detox:
+    if detox and signal_here:
         signal_of(made.signal)  # what is not there is told now
     return made, axes
 
@@ -135,14 +140,21 @@ def _number(given: Any, place: str, least: float, most: float) -> float:
     return float(given)
 
 
-def settle(adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabulary: Any) -> dict[str, Any]:
-    """The adaptation of one prompt on one model, as plain data. prompt: its text's last part is looked at, 400 bytes."""
-    text = prompt[-400:].decode("utf-8", errors="replace")
+def settle(
+    adaptation: Adaptation, axes: Sequence[Axis], prompt: bytes, vocabulary: Any, added: str | None = None
+) -> dict[str, Any]:
+    """The adaptation of one prompt on one model, as plain data. prompt: its text's last part is looked at, 400 characters.
+
+    added  what stands in the prompt and is not its author's, such as a schema that the model is told: it names nobody
+    """
+    whole = prompt.decode("utf-8", errors="replace")
+    text = (whole.replace(added.strip(), " ") if added and added.strip() else whole)[-400:]
     # \Z, for $ looks past a newline: a chat's prompt ends in "assistant\n", and no answer goes on with that word.
     letters = re.search(r"\w*\Z", text)
     return replace(
         adaptation,
         debias=tuple((axis.name, axis.tokens(vocabulary)) for axis in axes),
+        lexicons={axis.name: dict(axis.groups) for axis in axes},
         tail=letters.group() if letters else "",
         named=tuple(axis.name for axis in axes if axis.is_named_in(text)),
     ).travelling()

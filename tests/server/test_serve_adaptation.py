@@ -82,6 +82,45 @@ def test_a_signal_of_the_operator_steers_by_its_name(serving: Serving):
     assert choices[-1].adaptation["kl"] > 0
 
 
+def test_a_signal_of_a_server_is_named_from_the_command_line(
+    serving: Serving, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("REWEIGH_API_KEY", KEY)
+    asked = [
+        "generate",
+        "Say one word.",
+        "--url",
+        serving.url,
+        "--detox",
+        "--and",
+        '{"regex": "[a-z]{1,10}"}',
+        "--seed",
+        "1",
+    ]
+    assert main([*asked, "--particles", "1", "--adaptation", '{"signal": "loud"}']) == 0
+    assert main([*asked, "--adaptation", '{"signal": "nobody"}']) != 0
+    assert "one of loud, mild, profanity" in capfd.readouterr().err
+
+
+def test_a_schema_that_the_model_is_told_names_nobody(serving: Serving):
+    """It is the server's text; what the user says still names."""
+    schema = {"type": "object", "properties": {"who": {"enum": ["he", "she"]}}, "required": ["who"]}
+    form = {"type": "json_schema", "json_schema": {"name": "who", "schema": schema, "strict": True}}
+    for said, named in (("A nurse.", []), ("She is a nurse.", ["gender"])):
+        answer = serving.client().chat.completions.create(
+            model=MODEL,
+            messages=[{"role": "user", "content": said}],
+            max_tokens=40,
+            seed=2,
+            response_format=form,  # type: ignore[arg-type]
+            extra_body={"reweigh": {"debias": ["gender"], "particles": 8}},
+        )
+        told = answer.choices[0].adaptation
+        assert told["named_by_prompt"] == named
+        if not named:
+            assert sum(told["group_shares"]["gender"].values()) == pytest.approx(1.0)
+
+
 def test_waves_are_steered_too(serving: Serving):
     """Each choice is told what its own text has cost, whichever wave it was drawn in."""
     best_of = {"k": 6, "wave": 2, "reward": "mean_logprob", "until": {"improvement": {"min_gain": 0.0}}}

@@ -23,6 +23,8 @@ CUT = {"truncate": True, "max_tokens": 12}
 def test_strength_zero_changes_nothing(engine: Engine):
     plain = engine.generate(RUDE, particles=4, seed=1, **CUT)
     off = engine.generate(RUDE, particles=4, seed=1, detox=0, debias=[], **CUT)
+    unsaid = engine.generate(RUDE, particles=4, seed=1, detox=None, debias=None, adaptation=None, **CUT)
+    assert unsaid.texts == plain.texts
     assert off.texts == plain.texts and off.adaptation is None
 
 
@@ -148,6 +150,10 @@ def test_a_signal_that_breaks_ends_its_own_request(engine: Engine):
         ({"detox": -1}, "detox=-1: a number from 0 to 10"),
         ({"debias": "height"}, "no axis 'height'"),
         ({"debias": [{"a": ["zzqxjv"], "b": ["he"]}]}, "begins a word of group 'a'"),
+        (
+            {"debias": [{"name": "x", "groups": {1: ["he"], "1": ["she"]}}]},
+            "1 is the name of a group; a text was wanted",
+        ),
         ({"detox": 1, "adaptation": {"signal": "nobody.npz"}}, "nobody.npz"),
     ],
     ids=str,

@@ -50,11 +50,30 @@ def ids(*texts: bytes) -> list[int]:
 )
 def test_a_word_names_where_it_stands_alone(texts: list[bytes], in_a_word: bool, group: str | None):
     axes = [("gender", AXIS.tokens(VOCABULARY))]
-    assert named_first([ids(*texts)], axes, VOCABULARY, in_a_word) == {"gender": (group,)}
     naming = Naming(axes, VOCABULARY, in_a_word)
     for token in ids(*texts):
         naming.advance([token])
     assert naming.first == {"gender": group}
+
+
+@pytest.mark.parametrize(
+    ("text", "before", "group"),
+    [
+        (" she and he", "", "female"),
+        (" the waitress", "", "female"),
+        ("HE is", "", "male"),
+        ('H-e, "he"', "", "male"),
+        ("the sheath of héhe", "", None),
+        ("he", "s", "female"),
+        ("he", "t", None),
+        (" he", "she", "male"),
+        ("", "she", None),
+    ],
+)
+def test_a_finished_text_names_by_its_words(text: str, before: str, group: str | None):
+    lexicons = {"gender": dict(AXIS.groups), "other": {"a": ["and"]}}
+    found = named_first([text, "and"], lexicons, before)
+    assert found["gender"] == (group, None) and found["other"][1] == ("a" if not before else None)
 
 
 def test_most_of_a_word_is_not_the_word():

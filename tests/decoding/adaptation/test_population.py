@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,7 +74,7 @@ def test_a_population_comes_near_the_exact_fair_law():
     law = enumerated(settings(detox=0, debias=[GENDER], adaptation={"debias_strength": 0.0}))
 
     def named(texts):
-        return named_first(texts, adapt["debias"], VOCABULARY, in_a_word=False)
+        return named_first([VOCABULARY.decode(list(text)).decode() for text in texts], adapt["lexicons"])
 
     every = list(law)
     fair = dict(zip(every, normalise(balanced(named(every), np.log([law[text] for text in every])))))
@@ -102,6 +103,27 @@ def test_the_engine_tells_and_balances_shares(engine: Engine):
     named = engine.generate("She said", adaptation={"balance": "population"}, **asked)
     assert named.adaptation.group_shares == {} and named.adaptation.named_by_prompt == ("gender",)
     assert named.as_dict()["adaptation"]["named_by_prompt"] == ["gender"] and fair.adaptation.named_by_prompt == ()
+
+
+@pytest.mark.engine
+def test_a_text_names_whom_it_names_however_it_is_cut(engine: Engine):
+    """ " her" may be written " he", "r", and "He" by its letters; what a stop string cut off names nobody."""
+    fair = {"debias": "gender", "particles": 16, "adaptation": {"balance": "population"}}
+    seen = set()
+    for seed in range(3):
+        told = engine.generate(
+            "The nurse is late. ", choice=["She is", "He is", "No"], ess_threshold=0, seed=seed, **fair
+        )
+        for text, tokens, group in zip(told.texts, told.tokens, told.adaptation.named["gender"]):
+            assert group == {"She is": "female", "He is": "male", "No": None}[text]
+            seen.add((text, len(tokens)))
+        if {"She is", "He is"} <= set(told.texts):
+            assert told.adaptation.group_shares["gender"] == pytest.approx({"female": 0.5, "male": 0.5})
+    assert len(seen) > len({text for text, _ in seen}), "every text was written in one way: the test would show nothing"
+    cut = engine.generate("The nurse said that", stop=[" she", " he"], truncate=True, max_tokens=20, seed=0, **fair)
+    assert "stop_string" in cut.finish_reasons
+    for text, reason, group in zip(cut.texts, cut.finish_reasons, cut.adaptation.named["gender"]):
+        assert reason != "stop_string" or group is None or re.search(r"\b(?:her|his|him|wo?m[ae]n)\b", text)
 
 
 @pytest.mark.engine

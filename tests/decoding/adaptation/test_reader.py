@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -99,12 +101,21 @@ def test_any_signal_reads_whole_texts():
     assert reader.alarming() is None
 
 
+def test_any_signal_reads_the_prompts_last_letters_where_a_text_goes_on_with_them():
+    vocabulary = Vocabulary((b"", b"b", b" b", b"."), (0,), 4)
+    reader = reading_of(Counting(), vocabulary).start(b"bb")
+    assert reader.log_odds == -1.0
+    assert reader.after(np.array([0, 1, 2, 3])).tolist() == [-1.0, 2.0, 0.0, -1.0]
+    assert reader.advance(1).log_odds == 2.0 and reader.advance(2).advance(1).log_odds == 1.0
+
+
 @pytest.mark.parametrize(
     ("answer", "said"),
     [
         (lambda texts: np.full(len(texts), np.nan), "finite number was wanted"),
         (lambda texts: np.zeros(1 + len(texts)), "one number each"),
         (lambda texts: 1 / 0, "ZeroDivisionError"),
+        (lambda texts: sys.exit(3), "SystemExit: 3"),
     ],
 )
 def test_a_signal_that_answers_nonsense_is_named(answer, said: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +51,39 @@ def test_a_file_of_a_linear_signal_is_a_signal(tmp_path: Path):
 def test_a_signal_of_ours_is_taken_as_an_object_too(name: str):
     signal = signal_named(name)
     assert signal_of(handle_of(signal)) is signal
+
+
+@dataclass
+class Plain:
+    """Equal to others like it, and so without a hash."""
+
+    name: str = "plain"
+
+    def log_odds(self, texts):
+        return np.zeros(len(texts))
+
+
+def test_equal_objects_are_signals_of_their_own():
+    one, other = Plain(), Plain()
+    handles = [handle_of(signal) for signal in (one, other, one)]
+    assert handles[0] == handles[2] != handles[1]
+    assert signal_of(handles[0]) is one and signal_of(handles[1]) is other
+
+
+def test_a_signal_may_stand_in_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "own_scorers.py").write_text(
+        "class Mine:\n    name = 'mine'\n    def log_odds(self, texts):\n        return [1.0] * len(texts)\n\nHELD = Mine()\n"
+        "class Broken:\n    def __init__(self):\n        raise ValueError('no weights')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    assert signal_named("own_scorers:Mine").name == "mine" and signal_named("own_scorers:HELD").log_odds(["a"]) == [1.0]
+    for place, told in (
+        ("own_scorers:Broken", "no weights"),
+        ("json:dumps", "log_odds"),
+        ("own_scorers:Nobody", "Nobody"),
+    ):
+        with pytest.raises(RequestError, match=told):
+            signal_named(place)
 
 
 def test_what_is_unknown_is_refused_with_the_names_there_are(tmp_path: Path):
