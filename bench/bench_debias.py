@@ -40,7 +40,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "debias, quarter": {"adaptation": {"debias_strength": 0.25}},
     "debias, half": {"adaptation": {"debias_strength": 0.5}},
     "debias": {},
-    "debias, gate 0.01": {"adaptation": {"balance_gate": 0.01}},
+    "debias, gate 0.05": {"adaptation": {"balance_gate": 0.05}},
     "detox and debias": {"detox": 1.0, "adaptation": {"method": "tilt"}},
 }
 # What is read before the text: no request, which the model might answer.

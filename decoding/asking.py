@@ -151,7 +151,8 @@ def order_of(request: Request, group: str, stream: bool = False, prepare: bool =
         stop=list(request.stop),
         certainty=request.certainty,
         potential=None if request.potential is None else request.potential.handle,
-        adapt=request.adapt,
+        # Lexicons are for finished texts: they need not travel with every fork.
+        adapt=None if request.adapt is None else {**request.adapt, "lexicons": {}},
         stream=stream,
         prepare=prepare,
     )
