@@ -35,6 +35,7 @@ def steering(k: int) -> dict[str, Any]:
     """Steering that no other k has: its own words, strength, budget and method."""
     words = {"near": [f"here{k}", "home", "inside"], "far": [f"there{k}", "away", "outside"]}
     return {
+        "particles": (1, 4)[k % 2],
         "detox": 0.5 + k % 97 / 97,
         "debias": ["gender", {"name": f"place{k}", "groups": words}],
         "adaptation": {"budget": 1.0 + k % 11, "method": ("tilt", "offset", "both")[k % 3], "gate": k % 5 / 100,
@@ -45,7 +46,7 @@ def steering(k: int) -> dict[str, Any]:
 def steered(serving: Serving, client: httpx.Client, k: int) -> None:
     """The k-th of a traffic that is all steered: alone, in groups, in streams."""
     body = {"model": MODEL, "prompt": f"The man at {k} said: you", "max_tokens": 6, "seed": k, "stream": k % 4 == 1}
-    own = steering(k) | {"particles": (1, 4)[k % 2], "ess_threshold": 1.0}
+    own = steering(k) | {"ess_threshold": 1.0}
     response = client.post("/v1/completions", json=body | {"reweigh": own})
     assert response.status_code == 200 and "adaptation" in response.text, f"{k}: {response.text[:300]}"
 
