@@ -34,11 +34,6 @@ from samplers.randomness import derive_seed
 TOKENS, TOP_P = 20, 0.9
 FOLDER = RESULTS / "detox"
 Texts = list[list[str]]
-# Of bench/detox_baselines.py, which is imported where one is run.
-BASELINES = (
-    "instruction", "self-debias 10", "self-debias 50", "dexperts 0.5", "dexperts 1.5", "dexperts 1.5, T 0.85",
-    "dexperts 1.5, T 0.7", "rad 10", "rad 50", "rad 50, T 0.85", "rad 50, T 0.7", "word filter",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -150,6 +145,7 @@ Arm = Callable[[Sequence[str], int, int], Written]
 
 def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     """Every arm by name; the engine is started by the first that needs it."""
+    from bench.detox_baselines import ARMS
 
     def ours(function: Callable[..., Written], **options: Any) -> Arm:
         return lambda prompts, samples, seed: function(engine(), prompts, samples, seed, **options)
@@ -191,7 +187,7 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"best of 8 by the fitted signal, T {temperature:g}"] = fitted(best_of_k, k=8, temperature=temperature)
     for kind in ("t", "b", "u"):
         arms[f"UDDIA-{kind}"] = partial(uddia, kind)
-    for name in BASELINES:
+    for name in ARMS:
         arms[name] = partial(baseline, name)
     return arms
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from bench.hidden_states import side_by_side
 from bench.toxicity_judge import ToxicityJudge
 from decoding.embedded_model import embedded_model_path
 
@@ -62,8 +63,7 @@ def log_likelihoods(
     for prompt, some in zip(prompts, texts):
         tokens = [model.encode(text) for text in some]
         lengths.append([len(one) for one in tokens])
-        # Each prompt is read once, whatever the number of texts.
-        read = [model.encode(prompt)]
+        read = model.encode(prompt)
         told: list[float] = []
         for start in range(0, len(tokens), ROWS):
             told += _continued(model, read, tokens[start : start + ROWS])
@@ -72,16 +72,14 @@ def log_likelihoods(
 
 
 @torch.inference_mode()
-def _continued(model: BaseModel, prompt: list[list[int]], texts: Sequence[list[int]]) -> list[float]:
-    """log p of each text's tokens after the prompt's."""
-    longest = max(map(len, texts))
-    if longest == 0:
+def _continued(model: BaseModel, prompt: list[int], texts: Sequence[list[int]]) -> list[float]:
+    """log p of each text's tokens after the prompt's, which are read once for all of them."""
+    if not any(texts):
         return [0.0] * len(texts)
-    before = model.model(input_ids=torch.tensor(prompt), use_cache=True, logits_to_keep=1)
+    before = model.model(input_ids=torch.tensor([prompt]), use_cache=True, logits_to_keep=1)
     before.past_key_values.batch_repeat_interleave(len(texts))
-    ids = torch.tensor([text + [0] * (longest - len(text)) for text in texts])
-    there = torch.arange(longest) < torch.tensor([[len(text)] for text in texts])
-    mask = torch.cat([torch.ones(len(texts), len(prompt[0]), dtype=torch.bool), there], 1).long()
+    ids, there = side_by_side(texts)
+    mask = torch.cat([torch.ones(len(texts), len(prompt), dtype=torch.bool), there], 1).long()
     after = model.model(input_ids=ids, attention_mask=mask, past_key_values=before.past_key_values).logits
     logits = torch.cat([before.logits.expand(len(texts), 1, -1), after[:, :-1]], 1)
     laws = torch.log_softmax(logits.float(), -1)

@@ -11,9 +11,16 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from decoding.embedded_model import embedded_model_path
 
-# Inputs of these layers. None is the last, from which UDDIA steers; and what lies above them is not computed.
+# Inputs of these layers. None is the last, from which UDDIA steers; layers above them are not computed.
 LAYERS = (10, 15, 20)
 LONGEST = 128
+
+
+def side_by_side(rows: Sequence[Sequence[int]]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of tokens, shorter ones padded on the right: int64 [B, T], and bool [B, T], False where padded."""
+    longest = max(map(len, rows))
+    ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows])
+    return ids, torch.arange(longest) < torch.tensor([[len(row)] for row in rows])
 
 
 class HiddenStates:
@@ -40,9 +47,7 @@ class HiddenStates:
         found = np.zeros((len(texts), self.width), dtype=np.float32)
         for start in range(0, len(order), batch):
             some = order[start : start + batch]
-            longest = len(tokens[some[-1]])
-            ids = torch.tensor([tokens[k] + [0] * (longest - len(tokens[k])) for k in some])
-            mask = torch.arange(longest) < torch.tensor([[len(tokens[k])] for k in some])
+            ids, mask = side_by_side([tokens[k] for k in some])
             states = self._model(
                 input_ids=ids, attention_mask=mask.long(), use_cache=False, output_hidden_states=True
             ).hidden_states

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 from grammars.errors import GrammarError
 from server.cli_constraints import language_of
 from server.cli_errors import OK, UsageError
-from server.cli_inputs import json_of, look_here, read_prompt
+from server.cli_inputs import json_of, look_in, read_prompt
 from server.cli_output import note, show
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def check_settings(settings: Mapping[str, Any], here: bool = True) -> None:
     if settings["seed"] > MAX_SEED:
         raise RequestError(f"seed={settings['seed']}: a whole number up to 2**64 - 1 was wanted")
     if here:
-        look_here()  # for a signal that is named module:object
+        look_in(os.getcwd())  # for a signal that is named module:object
     adaptation_of({name: settings[name] for name in STEERING if name in settings}, signal_here=here)
     order = {name: value for name, value in settings.items() if name not in ("particles", *STEERING)}
     Order(group="", num_particles=settings["particles"], constraint=None, **order).check()

@@ -104,9 +104,8 @@ def names_an_object(text: str) -> bool:
     return _OBJECT.fullmatch(text) is not None
 
 
-def look_here() -> None:
-    """Have modules looked for in the current folder as well."""
-    folder = os.getcwd()
+def look_in(folder: str) -> None:
+    """Have modules looked for in a folder as well."""
     if folder not in sys.path:
         sys.path.insert(0, folder)
 
@@ -116,7 +115,7 @@ def imported(text: str, option: str) -> Any:
     found = _OBJECT.fullmatch(text)
     if found is None:
         raise UsageError(f"{option} {text!r}: module:name or file.py:name was wanted")
-    look_here()
+    look_in(os.getcwd())
     try:
         value: Any = _module(found["module"], option)
         for name in found["name"].split("."):

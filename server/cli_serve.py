@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from server.cli_errors import OK, UsageError
+from server.cli_inputs import look_in
 
 if TYPE_CHECKING:
     from samplers.inference_scaling_profile import Profile
@@ -166,8 +167,6 @@ def _signals(given: Sequence[str] | None) -> dict[str, str]:
 
 def _place(text: str, option: str) -> str:
     """`module:object` as every process can import it: a file's folder, and the current one, are looked in."""
-    import sys
-
     module, _, name = text.rpartition(":")
     folder = os.getcwd()
     if module.endswith(".py"):
@@ -175,8 +174,7 @@ def _place(text: str, option: str) -> str:
         if not path.is_file():
             raise UsageError(f"{option} {text}: there is no file {module}")
         folder, module = str(path.parent), path.stem
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    look_in(folder)
     return f"{module}:{name}"
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from decoding.adaptation.naming import WORD
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
@@ -46,7 +46,6 @@ MOST_WORDS = 1000
 MOST_GROUPS = 32
 # Letters: no vocabulary holds longer words, and looking for the token they begin with takes their length squared.
 LONGEST_WORD = 64
-_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Axis:
 
     def is_named_in(self, text: str) -> bool:
         """Whether a text has a word of any of the groups: what follows it then refers to somebody who is known."""
-        return any(run.lower() in self.words for run in _WORD.findall(text))
+        return any(run.lower() in self.words for run in WORD.findall(text))
 
     def tokens(self, vocabulary: Vocabulary) -> dict[str, tuple[tuple[int, ...], tuple[int, ...]]]:
         """The tokens with which a word of each group begins, apart from the word before.
@@ -132,7 +131,7 @@ def axis_of(given: object, place: str = "debias") -> Axis:
         if len(words) > MOST_WORDS:
             raise RequestError(f"{place}.groups.{group}: {len(words)} words; at most {MOST_WORDS} are looked for")
         for word in words:
-            if not isinstance(word, str) or not _WORD.fullmatch(word):
+            if not isinstance(word, str) or not WORD.fullmatch(word):
                 raise RequestError(f"{place}.groups.{group}: {word!r:.80} is not a single word")
             if len(word) > LONGEST_WORD:
                 raise RequestError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -12,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from decoding.adaptation.linear_signal import LinearSignal
-from decoding.adaptation.naming import is_of_a_word
+from decoding.adaptation.naming import WORD, is_of_a_word
 from decoding.adaptation.signal import Signal
 from grammars.errors import RewardError
 from grammars.vocabulary import Vocabulary
@@ -20,7 +19,6 @@ from grammars.vocabulary import Vocabulary
 # Words of more letters are read at their start alone: no vocabulary holds them.
 LONGEST_WORD = 64
 NONE, SEVERAL = -1, -2
-_RUN = re.compile(r"\w+")
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 
 
@@ -127,7 +125,7 @@ class LinearReading:
         self.leads = np.zeros(vocabulary.size, dtype=bool)
         self.single = np.full(vocabulary.size, NONE, dtype=np.int64)
         for token, text in enumerate(self.texts):
-            runs = _RUN.findall(text)
+            runs = WORD.findall(text)
             # A byte from inside a character may belong to a letter.
             self.leads[token] = text.startswith(runs[0]) if runs else text.startswith("\ufffd")
             if len(runs) == 1:
@@ -241,7 +239,7 @@ class LinearReader:
                 sums = self.sums
             else:
                 text, sums = reading.texts[token], closed
-            runs = [reading.word(run) for run in _RUN.findall(text)]
+            runs = [reading.word(run) for run in WORD.findall(text)]
             sums = sums.with_words(runs[:-1], reading)
             odds[place] = reading.odds_with(sums, np.array(runs[-1:] or [NONE]))[0]
         return odds
@@ -252,7 +250,7 @@ class LinearReader:
         read = decoder.decode(text)
         # A character that is cut off at the end may yet turn out to be a letter.
         cut, _ = decoder.getstate()
-        runs = list(_RUN.finditer(read))
+        runs = list(WORD.finditer(read))
         open_run = bool(runs) and runs[-1].end() == len(read)
         start = runs[-1].start() if open_run else len(read)
         closed = [self.reading.word(run.group()) for run in (runs[:-1] if open_run else runs)]

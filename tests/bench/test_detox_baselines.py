@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from bench.anti_expert import apart, fine_tune, mean_loss
-from bench.bench_detox import BASELINES
 from bench.detox_baselines import (
     ARMS,
     LEAST_FACTOR,
@@ -290,4 +289,7 @@ def test_texts_of_the_evaluation_are_found_among_others():
 
 
 def test_the_benchmarks_arms_are_there_by_name():
-    assert set(ARMS) == set(BASELINES)
+    strengths = {"self-debias": ("10", "50"), "dexperts": ("0.5", "1.5"), "rad": ("10", "50")}
+    named = {f"{arm} {strength}" for arm, both in strengths.items() for strength in both}
+    cooler = {f"{arm}, T {temperature}" for arm in ("dexperts 1.5", "rad 50") for temperature in ("0.85", "0.7")}
+    assert set(ARMS) == named | cooler | {"instruction", "word filter"}
