@@ -10,20 +10,14 @@ import torch
 
 @dataclass(frozen=True)
 class Unembedding:
-    """weight  [V', D] with V' >= V columns of logits; scale: of the logits; size: V"""
+    """weight  [V', D] with V' >= V columns of logits; scale: of the logits"""
 
     weight: torch.Tensor
     scale: float
-    size: int
 
     def rows(self, tokens: torch.Tensor) -> torch.Tensor:
         """float32 [K, D]. tokens  int64 [K], on the device"""
         return self.weight[tokens].float() * self.scale
-
-    def project(self, offsets: torch.Tensor) -> torch.Tensor:
-        """W·d. offsets  float32 [R, D]; returns float32 [R, V]"""
-        logits = torch.nn.functional.linear(offsets.to(self.weight.dtype), self.weight)
-        return logits[:, : self.size].float() * self.scale
 
 
 def unembedding_of(runner: Any, size: int) -> Unembedding | None:
@@ -39,4 +33,4 @@ def unembedding_of(runner: Any, size: int) -> Unembedding | None:
         return None
     if getattr(processor, "soft_cap", None) is not None or getattr(head, "tp_size", 1) != 1 or weight.shape[0] < size:
         return None
-    return Unembedding(weight.detach(), float(getattr(processor, "scale", 1.0)), size)
+    return Unembedding(weight.detach(), float(getattr(processor, "scale", 1.0)))

@@ -160,6 +160,11 @@ class LinearReading:
     def word(self, letters: str) -> int:
         return self.signal.words.get(letters.lower(), NONE)
 
+    def odds(self, sums: Sums) -> float:
+        """log odds of a bag."""
+        norm = sums.squares**0.5 if sums.squares > 0.0 else 1.0
+        return float(self.signal.log_odds_of(sums.numerators / norm + self.signal.intercepts))
+
     def odds_with(self, sums: Sums, words: np.ndarray) -> np.ndarray:
         """log odds of a bag with one word more.
 
@@ -188,9 +193,10 @@ class Sums:
 
     def with_words(self, words: list[int], reading: LinearReading) -> Sums:
         numerators, squares, counts = self.numerators, self.squares, self.counts
+        words = [word for word in words if word != NONE]
+        if not words:
+            return self
         for word in words:
-            if word == NONE:
-                continue
             before = counts.get(word, 0)
             numerators = numerators + reading.charges[:, word]
             squares += float(reading.signal.idf[word]) ** 2 * (2 * before + 1)
@@ -212,9 +218,14 @@ class LinearReader:
     tail: bytes
     given: bool = False
 
-    @property
+    @cached_property
     def log_odds(self) -> float:
-        return float(self.reading.odds_with(self.sums, np.array([self._open_word]))[0])
+        return self.reading.odds(self._closed)
+
+    @cached_property
+    def _closed(self) -> Sums:
+        """As if the word that the text ends in went on no further."""
+        return self.sums.with_words([self._open_word], self.reading)
 
     @property
     def _open_word(self) -> int:
@@ -229,19 +240,24 @@ class LinearReader:
         words = reading.single[tokens]
         goes_on = reading.leads[tokens] if letters else np.zeros(len(tokens), dtype=bool)
         hard = goes_on | (words == SEVERAL)
-        closed = self.sums.with_words([self._open_word], reading)
         odds = np.empty(len(tokens))
-        odds[~hard] = reading.odds_with(closed, words[~hard])
+        odds[~hard] = reading.odds_with(self._closed, words[~hard])
+        # Bags that get one word more, most often the same: by identity, each with its places and their words.
+        bags: dict[int, tuple[Sums, list[int], list[int]]] = {}
         for place in np.flatnonzero(hard).tolist():
             token = int(tokens[place])
             if goes_on[place]:
                 text = (self.tail + reading.vocabulary.bytes_of(token)).decode("utf-8", errors="replace")
                 sums = self.sums
             else:
-                text, sums = reading.texts[token], closed
-            runs = [reading.word(run) for run in WORD.findall(text)]
+                text, sums = reading.texts[token], self._closed
+            runs = [reading.word(run) for run in WORD.findall(text)] or [NONE]
             sums = sums.with_words(runs[:-1], reading)
-            odds[place] = reading.odds_with(sums, np.array(runs[-1:] or [NONE]))[0]
+            _, places, last = bags.setdefault(id(sums), (sums, [], []))
+            places.append(place)
+            last.append(runs[-1])
+        for sums, places, last in bags.values():
+            odds[places] = reading.odds_with(sums, np.array(last))
         return odds
 
     def advance(self, token: int) -> LinearReader:

@@ -61,46 +61,52 @@ def natural_offset(rows: torch.Tensor, masses: torch.Tensor, twists: torch.Tenso
 
 @dataclass(frozen=True)
 class Change:
-    """What is done to one row's law.
+    """What is done to one row's law: some tokens are moved against all others.
 
-    shift      float32 [V]: added to log p, up to a constant; log_norm at tokens of mass 0, which keep their part
-    log_norm   log Σ p·exp(shift), natural
-    kl         KL(q ‖ p), nats
+    tokens    int64 [K], ascending, each of mass above 0
+    shifts    float64 [K]: added to their log p; the others keep theirs
+    log_norm  log of what all masses then sum to, natural: taken from every log p
+    kl        KL(q ‖ p), nats
     """
 
-    shift: torch.Tensor
+    tokens: np.ndarray
+    shifts: np.ndarray
     log_norm: float
     kl: float
 
     def log_ratio(self, token: int) -> float:
         """log q(token) / p(token)."""
-        return float(self.shift[token]) - self.log_norm
+        place = int(np.searchsorted(self.tokens, token))
+        moved = place < len(self.tokens) and self.tokens[place] == token
+        return (float(self.shifts[place]) if moved else 0.0) - self.log_norm
 
     @classmethod
-    def of(cls, masses: torch.Tensor, shift: torch.Tensor) -> Change:
-        """masses  float32 [V], of p"""
-        # The largest exponent taken out: a shift of 100 nats is no infinity. Tokens that cannot come (cut by top_p, or too
-        # unlikely for float32) do not count: with them all others may vanish, and 0 times infinity is no law.
+    def of(cls, tokens: np.ndarray, masses: np.ndarray, rest: float, shifts: np.ndarray) -> Change:
+        """tokens int64 [K], ascending; masses float64 [K], of p; rest: the mass of all other tokens; shifts float64 [K]"""
+        # Those that cannot come (cut by top_p, or too unlikely for float32) do not count.
         there = masses > 0
-        top = float(torch.where(there, shift, -math.inf).max())
-        changed = masses * torch.exp(torch.where(there, shift - top, 0.0))
-        total = float(changed.sum(dtype=torch.float64))
+        tokens, masses, shifts = tokens[there], masses[there], shifts[there]
+        # The largest exponent taken out: a shift of 100 nats is no infinity.
+        top = max(float(shifts.max(initial=-math.inf)), 0.0 if rest > 0 else -math.inf)
+        moved = masses * np.exp(shifts - top)
+        total = float(moved.sum()) + (rest * math.exp(-top) if rest > 0 else 0.0)
         # float32 masses sum to 1 only up to rounding.
-        log_norm = math.log(total / float(masses.sum(dtype=torch.float64))) + top if total > 0 else -math.inf
-        kl = float((changed * shift).sum(dtype=torch.float64)) / total - log_norm if total > 0 else math.inf
-        return cls(torch.where(there, shift, log_norm), log_norm, max(kl, 0.0))
+        log_norm = math.log(total / (float(masses.sum()) + rest)) + top
+        kl = max(float(moved @ shifts) / total - log_norm, 0.0)
+        # Where these are all there is, tokens without mass keep their part: they have no share in what is taken from all.
+        return cls(tokens, shifts, log_norm, kl) if rest > 0 else cls(tokens, shifts - log_norm, 0.0, kl)
 
 
-def within_budget(masses: torch.Tensor, shift: torch.Tensor, budget: float) -> Change:
-    """The change by the largest multiple of a shift, at most 1, whose KL(q ‖ p) is no more than the budget, in nats."""
-    whole = Change.of(masses, shift)
+def within_budget(tokens: np.ndarray, masses: np.ndarray, rest: float, shifts: np.ndarray, budget: float) -> Change:
+    """The change by the largest multiple of the shifts, at most 1, whose KL(q ‖ p) is no more than the budget, in nats."""
+    whole = Change.of(tokens, masses, rest, shifts)
     if whole.kl <= budget:
         return whole
     low, high = 0.0, 1.0
     for _ in range(BISECTIONS):
         middle = (low + high) / 2
-        if Change.of(masses, middle * shift).kl <= budget:
+        if Change.of(tokens, masses, rest, middle * shifts).kl <= budget:
             low = middle
         else:
             high = middle
-    return Change.of(masses, low * shift)
+    return Change.of(tokens, masses, rest, low * shifts)

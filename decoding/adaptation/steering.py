@@ -7,7 +7,7 @@ come in with every step: a row that was preempted or forked is steered as if not
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -17,8 +17,9 @@ import torch
 from decoding.adaptation.held_signals import signal_of
 from decoding.adaptation.naming import Naming
 from decoding.adaptation.reader import Reader, Reading, reading_of
-from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset, within_budget
+from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset
 from decoding.adaptation.settings import POWER, Adaptation
+from decoding.adaptation.step_laws import StepLaws
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
@@ -29,40 +30,81 @@ SWEEPS = 50
 STILL = 1e-5
 # A token the signal objects to is looked at from this mass on, though it is not among the likeliest.
 LEAST_LOOK = 1e-6
+# Tokens of less mass are not reached by an offset.
+LEAST_REACH = 1e-4
+
+NOTHING = np.zeros(0, dtype=np.int64)
+# Tokens, int64 [K], ascending, and what is added to their log p, float64 [K].
+Shift = tuple[np.ndarray, np.ndarray]
 
 
 class Unembedding(Protocol):
     """The model's last matrix W: logits are W·h."""
 
     def rows(self, tokens: torch.Tensor) -> torch.Tensor:
-        """float32 [K, D]. tokens  int64 [K], on the device"""
+        """float32 [K, D]. tokens  int64 [K]"""
 
-    def project(self, offsets: torch.Tensor) -> torch.Tensor:
-        """W·d. offsets  float32 [R, D]; returns float32 [R, V]"""
+
+@dataclass(frozen=True)
+class Names:
+    """The tokens that begin a word of an axis' groups.
+
+    tokens  int64 [N], ascending; groups int64 [N]: which group's each is; count: of groups
+    """
+
+    tokens: np.ndarray
+    groups: np.ndarray
+    count: int
+
+    @classmethod
+    def of(cls, groups: Sequence[Sequence[int]]) -> Names:
+        tokens = np.array([token for ids in groups for token in ids], dtype=np.int64)
+        owners = np.repeat(np.arange(len(groups)), [len(ids) for ids in groups])
+        order = np.argsort(tokens)
+        return cls(tokens[order], owners[order], len(groups))
+
+    def masses(self, held: np.ndarray) -> np.ndarray:
+        """float64 [count]: what the groups hold. held  float64 [N], of the tokens"""
+        return np.bincount(self.groups, held, self.count)
+
+    def boosts(self, held: np.ndarray, there: np.ndarray, strength: float = 1.0) -> np.ndarray:
+        """What to add to log p of each token, so that the groups that are there hold the same: float64 [N]. there  bool [count]"""
+        boosts = np.zeros(self.count)
+        boosts[there] = equalising(self.masses(held)[there], strength)
+        return boosts[self.groups]
 
 
 @dataclass
 class Course:
     """How one row is steered: its settings, and what its text so far means to them.
 
-    axes  of those that the prompt leaves open: the tokens that begin a word of each group, within a word and outside
+    axes  of those that the prompt leaves open: what names their groups next, within a word and outside
     """
 
     settings: Adaptation
     reader: Reader | None
-    axes: Mapping[str, tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]]
+    axes: Mapping[str, tuple[Names, Names]]
     naming: Naming
+    _next: dict[int, Reader] = field(default_factory=dict)
 
     def advance(self, tokens: Sequence[int]) -> None:
         for token in tokens:
             if self.reader is not None:
-                self.reader = self.reader.advance(int(token))
+                self.reader = self.after(int(token))
+                self._next = {}
         self.naming.advance(tokens)
 
-    def open_axes(self) -> list[Sequence[torch.Tensor]]:
-        """Of every axis of which nobody has been named, each group's tokens that would name it next: int64 each."""
+    def after(self, token: int) -> Reader:
+        """What the text is to the signal with one token more; kept until the text goes on."""
+        assert self.reader is not None
+        if token not in self._next:
+            self._next[token] = self.reader.advance(token)
+        return self._next[token]
+
+    def open_axes(self) -> list[Names]:
+        """Of every axis of which nobody has been named, what would name its groups next."""
         outside = not self.naming.in_a_word
-        return [tokens[outside] for name, tokens in self.axes.items() if self.naming.first[name] is None]
+        return [names[outside] for name, names in self.axes.items() if self.naming.first[name] is None]
 
     @property
     def power(self) -> float:
@@ -102,7 +144,7 @@ class Steered:
         reader = self.course.reader
         if reader is None:
             return paid
-        after, now = log_wanted(reader.after(np.array([token]))[0]), log_wanted(reader.log_odds)
+        after, now = log_wanted(self.course.after(token).log_odds), log_wanted(reader.log_odds)
         return paid + self.course.power * float(after - now)
 
 
@@ -131,8 +173,8 @@ class Steering:
         left = [(name, groups) for name, groups in settings.debias if name not in settings.named]
         axes = {
             name: (
-                [torch.tensor(spaced, dtype=torch.int64) for spaced, _ in groups.values()],
-                [torch.tensor([*spaced, *bare], dtype=torch.int64) for spaced, bare in groups.values()],
+                Names.of([spaced for spaced, _ in groups.values()]),
+                Names.of([(*spaced, *bare) for spaced, bare in groups.values()]),
             )
             for name, groups in left
         }
@@ -156,129 +198,114 @@ class Steering:
         temperatures  float64 [A]
         spent         [A] nats of KL that each text has had already
         """
-        laws = [masses[line, : logits.shape[1]] for line in lines]
-        balanced = [self._balance(law, course) for law, course in zip(laws, courses)]
-        twists: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        laws = StepLaws(logits, masses, lines, temperatures)
+        balanced = laws.move(self._balancing(laws, courses))
         failures: dict[int, Exception] = {}
-        for a, course in enumerate(courses):
-            if course.reader is not None and spent[a] < course.settings.budget:
-                try:
-                    twist = self._twists(laws[a], course, course.reader)
-                except Exception as error:
-                    failures[a] = error
-                    continue
-                if twist is not None:
-                    twists[a] = twist
-        shifts = self._shifts(laws, courses, twists)
-        steered: list[Steered | Exception] = []
-        for a, (line, course) in enumerate(zip(lines, courses)):
-            if a in failures:
-                steered.append(failures[a])
-                continue
-            tilted = None
-            if a in shifts:
-                tilted = within_budget(laws[a], shifts[a], course.settings.budget - spent[a])
-                laws[a] *= torch.exp(tilted.shift - tilted.log_norm)
-            for change in (balanced[a], tilted):
-                if change is not None:
-                    logits[line] += change.shift * float(temperatures[a])
-            steered.append(Steered(course, balanced[a], tilted))
-        return steered
+        twists = self._twists(laws, courses, spent, failures)
+        budgets = {a: courses[a].settings.budget - spent[a] for a in twists}
+        tilted = laws.move(self._shifts(laws, courses, twists), budgets)
+        return [
+            failures[a] if a in failures else Steered(course, balanced.get(a), tilted.get(a))
+            for a, course in enumerate(courses)
+        ]
 
-    def _balance(self, masses: torch.Tensor, course: Course) -> Change | None:
-        """Give the groups of every axis that is open equal mass. masses: float32 [V], of p; changed to b where it is open."""
-        settings = course.settings
-        axes = []
-        for groups in course.open_axes() if settings.debias_strength else []:
-            held = [float(masses[ids].sum()) for ids in groups]
-            # Of groups that cannot come next (cut by top_p, wrong by the grammar of the sentence) there is nothing to make.
-            there = [(ids, mass) for ids, mass in zip(groups, held) if mass >= LEAST_MASS]
-            if len(there) > 1 and max(held) - min(held) >= settings.balance_gate:
-                boosts = equalising([mass for _, mass in there], settings.debias_strength).tolist()
-                axes.append(([ids for ids, _ in there], boosts))
-        if not axes:
-            return None
-        shift = torch.zeros_like(masses)
-        for groups, boosts in axes:
-            for ids, boost in zip(groups, boosts):
-                shift[ids] += boost
-        if len(axes) > 1 and settings.debias_strength == 1.0:
-            _fit(shift, masses, [groups for groups, _ in axes])
-        change = Change.of(masses, shift)
-        masses *= torch.exp(shift - change.log_norm)
-        return change
+    @staticmethod
+    def _balancing(laws: StepLaws, courses: Sequence[Course]) -> dict[int, Shift]:
+        """What gives the groups of every axis that is open equal mass, row by row."""
+        there = {
+            a: axes
+            for a, course in enumerate(courses)
+            if course.settings.debias_strength and (axes := course.open_axes())
+        }
+        held = laws.held({a: np.concatenate([names.tokens for names in axes]) for a, axes in there.items()})
+        found = ((a, _balance(axes, held[a], courses[a].settings)) for a, axes in there.items())
+        return {a: shift for a, shift in found if shift is not None}
 
-    def _twists(self, masses: torch.Tensor, course: Course, reader: Reader) -> tuple[np.ndarray, np.ndarray] | None:
-        """The candidates and their y, where the gate opens.
-
-        masses   float32 [V], of b
-        returns  int64 [K], float64 [K]
-        """
-        alarming = reader.alarming()
-        if alarming is not None:
-            there = _at(masses, alarming)
-            if there.sum() < course.settings.gate:
-                return None
-            alarming = alarming[there > LEAST_LOOK]
-        likeliest = torch.topk(masses, min(course.settings.candidates, len(masses))).indices.cpu().numpy()
-        tokens = likeliest if alarming is None else np.union1d(likeliest, alarming)
-        gains = log_wanted(reader.after(tokens)) - log_wanted(reader.log_odds)
-        removed = float(_at(masses, tokens) @ np.maximum(-np.expm1(gains), 0.0))
-        if removed < course.settings.gate:
-            return None
-        return tokens, course.power * gains
-
-    def _shifts(
-        self,
-        laws: Sequence[torch.Tensor],
-        courses: Sequence[Course],
-        twists: Mapping[int, tuple[np.ndarray, np.ndarray]],
-    ) -> dict[int, torch.Tensor]:
-        """The shift of every row whose gate is open: float32 [V] each."""
-        offsets: dict[int, torch.Tensor] = {}
-        for a, (tokens, gains) in twists.items():
-            if courses[a].settings.method != "tilt":
-                assert self.unembedding is not None
-                ids, wanted = torch.from_numpy(tokens).to(laws[a].device), torch.from_numpy(gains).to(laws[a])
-                offsets[a] = natural_offset(self.unembedding.rows(ids), laws[a][ids], wanted)
-        projected = dict(zip(offsets, self._project(list(offsets.values()))))
-        shifts = {}
-        for a, (tokens, gains) in twists.items():
-            ids, wanted = torch.from_numpy(tokens).to(laws[a].device), torch.from_numpy(gains).to(laws[a])
-            if a not in projected:
-                shift = torch.zeros_like(laws[a])
-                shift[ids] = wanted
+    @staticmethod
+    def _twists(
+        laws: StepLaws, courses: Sequence[Course], spent: Sequence[float], failures: dict[int, Exception]
+    ) -> dict[int, Shift]:
+        """The candidates and their y, of every row whose gate opens. failures: rows whose signal raised come to it"""
+        readers = {
+            a: course.reader
+            for a, course in enumerate(courses)
+            if course.reader is not None and spent[a] < course.settings.budget
+        }
+        alarming = {a: tokens for a, reader in readers.items() if (tokens := reader.alarming()) is not None}
+        for a, masses in laws.held(alarming).items():
+            if masses.sum() < courses[a].settings.gate:
+                del readers[a]
             else:
-                held = laws[a][ids] / laws[a][ids].sum()
-                shift = projected[a] + (held @ wanted - held @ projected[a][ids])
-                if courses[a].settings.method == "both":
-                    shift[ids] = wanted
-            shifts[a] = shift
-        return shifts
+                alarming[a] = alarming[a][masses > LEAST_LOOK]
+        candidates = laws.likeliest({a: courses[a].settings.candidates for a in readers})
+        candidates = {a: np.union1d(tokens, alarming.get(a, NOTHING)) for a, tokens in candidates.items()}
+        held, twists = laws.held(candidates), {}
+        for a, tokens in candidates.items():
+            try:
+                gains = log_wanted(readers[a].after(tokens)) - log_wanted(readers[a].log_odds)
+            except Exception as error:
+                failures[a] = error
+                continue
+            if float(held[a] @ np.maximum(-np.expm1(gains), 0.0)) >= courses[a].settings.gate:
+                twists[a] = tokens, courses[a].power * gains
+        return twists
 
-    def _project(self, offsets: Sequence[torch.Tensor]) -> Sequence[torch.Tensor]:
-        if not offsets or self.unembedding is None:
-            return ()
-        return list(self.unembedding.project(torch.stack(list(offsets))))
+    def _shifts(self, laws: StepLaws, courses: Sequence[Course], twists: Mapping[int, Shift]) -> dict[int, Shift]:
+        """The twists themselves, or the offsets that come nearest to them, as the rows' methods say."""
+        return {
+            a: twist
+            if courses[a].settings.method == "tilt"
+            else self._offset(laws, a, twist, courses[a].settings.method)
+            for a, twist in twists.items()
+        }
+
+    def _offset(self, laws: StepLaws, a: int, twist: Shift, method: str) -> Shift:
+        """What an offset of the final hidden state adds to the tokens that it reaches; to the candidates the twist, for `both`."""
+        assert self.unembedding is not None
+        candidates, wanted = twist
+        held = laws.held({a: candidates})[a]
+        tokens = np.union1d(candidates, laws.of_mass(a, LEAST_REACH))
+        # What it is fitted to: tokens of less mass would hardly count.
+        told = held >= LEAST_REACH
+        places = np.searchsorted(tokens, candidates)
+        rows = self.unembedding.rows(torch.from_numpy(tokens).to(laws.masses.device))
+        fitted = torch.from_numpy(np.stack([held[told], wanted[told]])).to(rows)
+        shift = (rows @ natural_offset(rows[places[told]], *fitted)).double().cpu().numpy()
+        # Candidates move as much by the one as by the other, on average.
+        shift += held @ (wanted - shift[places]) / held.sum()
+        if method == "both":
+            shift[places] = wanted
+        return tokens, shift
 
 
-def _fit(shift: torch.Tensor, masses: torch.Tensor, axes: Sequence[Sequence[torch.Tensor]]) -> None:
-    """Balance axes in turn until none moves, in place: they may share words ("girl" is young and female).
-
-    shift, masses  float32 [V]
-    """
-    for _ in range(SWEEPS):
+def _balance(axes: Sequence[Names], held: np.ndarray, settings: Adaptation) -> Shift | None:
+    """What gives the groups of every axis equal mass. held: float64 [all their tokens], one axis after the other"""
+    chosen = []
+    for names in axes:
+        own, held = held[: len(names.tokens)], held[len(names.tokens) :]
+        masses = names.masses(own)
+        # Of groups that cannot come next (cut by top_p, wrong by the grammar of the sentence) there is nothing to make.
+        there = masses >= LEAST_MASS
+        if there.sum() > 1 and masses.max() - masses.min() >= settings.balance_gate:
+            chosen.append((names, own, there))
+    if not chosen:
+        return None
+    tokens = np.unique(np.concatenate([names.tokens for names, _, _ in chosen]))
+    masses, shift = np.zeros(len(tokens)), np.zeros(len(tokens))
+    several = len(chosen) > 1 and settings.debias_strength == 1.0
+    axes_there = []
+    for names, own, there in chosen:
+        place = np.searchsorted(tokens, names.tokens)
+        masses[place] = own
+        shift[place] += names.boosts(own, there, settings.debias_strength)
+        axes_there.append((names, place, there))
+    # Axes may share words ("girl" is young and female): they are balanced in turn until none moves.
+    for _ in range(SWEEPS if several else 0):
         largest = 0.0
-        for groups in axes:
-            held = [float((masses[ids] * torch.exp(shift[ids])).sum()) for ids in groups]
-            boosts = equalising(held).tolist()
-            largest = max(largest, *map(abs, boosts))
-            for ids, boost in zip(groups, boosts):
-                shift[ids] += boost
+        for names, place, there in axes_there:
+            more = names.boosts(masses[place] * np.exp(shift[place]), there)
+            shift[place] += more
+            largest = max(largest, float(np.abs(more).max()))
         if largest < STILL:
-            return
-
-
-def _at(masses: torch.Tensor, tokens: np.ndarray) -> np.ndarray:
-    """float64 [K]: the masses of some tokens. masses  float32 [V]"""
-    return masses[torch.from_numpy(tokens).to(masses.device)].cpu().numpy().astype(np.float64)
+            break
+    return tokens, shift

@@ -66,34 +66,54 @@ def test_an_offset_of_the_hidden_state_carries_over_to_tokens_nobody_scored():
     assert float(rows[2] @ d) < float(rows[1] @ d) - 1.0
 
 
-def test_a_change_says_what_it_does_to_the_law():
+def parts(masses: torch.Tensor, shift: torch.Tensor, moved: int | None = None) -> tuple:
+    """The first tokens, their masses and shifts, and the mass of the rest, as a change is told of them."""
+    count = len(masses) if moved is None else moved
+    p = masses.double().numpy()
+    return np.arange(count), p[:count], float(p[count:].sum()), shift.double().numpy()[:count]
+
+
+def changed(change: Change, masses: torch.Tensor) -> np.ndarray:
+    return masses.double().numpy() * np.exp([change.log_ratio(token) for token in range(len(masses))])
+
+
+@pytest.mark.parametrize("moved", [50, 20, 0])
+def test_a_change_says_what_it_does_to_the_law(moved: int):
     masses, shift = law(50), torch.from_numpy(RNG.normal(size=50)).float()
-    change = Change.of(masses, shift)
-    q = (masses * torch.exp(shift)).double()
+    shift[moved:] = 0.0
+    change = Change.of(*parts(masses, shift, moved))
+    p = masses.double().numpy()
+    q = p * np.exp(shift.double().numpy())
     q /= q.sum()
-    assert change.kl == pytest.approx(float((q * (q / masses.double()).log()).sum()), abs=1e-6)
-    assert change.log_ratio(7) == pytest.approx(float((q[7] / masses[7].double()).log()), abs=1e-6)
-    assert Change.of(masses, shift + 500.0).kl == pytest.approx(change.kl, abs=1e-3)
+    np.testing.assert_allclose(changed(change, masses), q, atol=1e-6)
+    assert change.kl == pytest.approx(float((q * np.log(q / p)).sum()), abs=1e-6)
+    further = Change.of(*parts(masses, shift + 500.0))
+    assert further.kl == pytest.approx(change.kl, abs=1e-3)
 
 
+@pytest.mark.parametrize("moved", [6, 3])
 @pytest.mark.parametrize("there", [0.0, 50.0, -300.0])
 @pytest.mark.parametrize("elsewhere", [0.0, 120.0, 400.0])
-def test_tokens_without_mass_do_not_count_and_stay_without(there: float, elsewhere: float):
+def test_tokens_without_mass_do_not_count_and_stay_without(there: float, elsewhere: float, moved: int):
     """As top_p leaves them: whatever they would gain, the others' law is what it is without them."""
-    masses = torch.cat([law(6), torch.zeros(4)])
-    shift = torch.cat([torch.from_numpy(RNG.normal(size=6)).float() + there, torch.full((4,), elsewhere)])
-    change, alone = within_budget(masses, shift, 12.0), within_budget(masses[:6], shift[:6], 12.0)
-    q = masses * torch.exp(change.shift - change.log_norm)
-    np.testing.assert_allclose(q[:6], masses[:6] * torch.exp(alone.shift - alone.log_norm), rtol=1e-4)
-    assert not q[6:].any() and float(q.sum()) == pytest.approx(1.0, abs=1e-4)
-    assert change.kl == pytest.approx(alone.kl, abs=1e-4)
-    assert [change.log_ratio(token) for token in range(6, 10)] == pytest.approx([0.0] * 4, abs=1e-4)
+    masses = torch.cat([torch.zeros(4), law(6)])
+    shift = torch.cat([torch.full((4,), elsewhere), torch.from_numpy(RNG.normal(size=6)).float() + there])
+    change = within_budget(*parts(masses, shift, 4 + moved), 12.0)
+    alone = within_budget(*parts(masses[4:], shift[4:], moved), 12.0)
+    q = changed(change, masses)
+    np.testing.assert_allclose(q[4:], changed(alone, masses[4:]), rtol=1e-6)
+    assert not q[:4].any() and float(q.sum()) == pytest.approx(1.0, abs=1e-6)
+    assert change.kl == pytest.approx(alone.kl, abs=1e-9)
+    # Where all that has mass is moved alike, a token without keeps its part: it does not become likely.
+    if moved == 6:
+        assert [change.log_ratio(token) for token in range(4)] == [0.0] * 4
 
 
+@pytest.mark.parametrize("moved", [50, 20])
 @pytest.mark.parametrize("budget", [0.0, 0.01, 0.3])
-def test_a_budget_is_spent_and_not_exceeded(budget: float):
-    masses, shift = law(50), torch.from_numpy(RNG.normal(size=50) * 5).float()
-    assert Change.of(masses, shift).kl > budget
-    assert within_budget(masses, shift, budget).kl == pytest.approx(budget, abs=1e-3)
-    assert within_budget(masses, shift, budget).kl <= budget
-    assert within_budget(masses, shift, 1e9).log_norm == Change.of(masses, shift).log_norm
+def test_a_budget_is_spent_and_not_exceeded(budget: float, moved: int):
+    given = parts(law(50), torch.from_numpy(RNG.normal(size=50) * 5).float(), moved)
+    assert Change.of(*given).kl > budget
+    assert within_budget(*given, budget).kl == pytest.approx(budget, abs=1e-3)
+    assert within_budget(*given, budget).kl <= budget
+    assert within_budget(*given, 1e9).log_norm == Change.of(*given).log_norm

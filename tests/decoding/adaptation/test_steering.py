@@ -42,9 +42,6 @@ class Matrix:
     def rows(self, tokens):
         return self.weight[tokens]
 
-    def project(self, offsets):
-        return offsets @ self.weight.T
-
 
 SIGNAL = Badness()
 

@@ -1,0 +1,104 @@
+"""The laws of one step's adapted rows, in both the forms that the row sampler keeps: read and moved for many rows at once.
+
+On an accelerator every reading waits for it, so that there is one a stage and not one a row.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from decoding.adaptation.served import Change, within_budget
+
+# Tokens of less mass are not among the likeliest, whatever else there is.
+LEAST_LIKELY = 1e-5
+
+
+class StepLaws:
+    """Rows are numbered 0 to A - 1 here, in the order of `lines`.
+
+    logits        float32 [R, V], of all rows; masses: the same as laws, float32 [R, V or more]. Both are changed in place
+    lines         [A] which of the rows are adapted
+    temperatures  float64 [A]
+    """
+
+    def __init__(
+        self, logits: torch.Tensor, masses: torch.Tensor, lines: Sequence[int], temperatures: np.ndarray
+    ) -> None:
+        self.logits, self.masses = logits, masses[:, : logits.shape[1]]
+        self.lines, self.temperatures = lines, temperatures
+
+    def held(self, tokens: Mapping[int, np.ndarray]) -> dict[int, np.ndarray]:
+        """The masses of some tokens. tokens: row -> int64 [K]; returns row -> float64 [K]"""
+        if not tokens:
+            return {}
+        found = self.masses[self._places(tokens)].double().cpu().numpy()
+        ends = np.cumsum([len(some) for some in tokens.values()]).tolist()
+        return {a: found[end - len(some) : end] for (a, some), end in zip(tokens.items(), ends)}
+
+    def likeliest(self, counts: Mapping[int, int]) -> dict[int, np.ndarray]:
+        """Of every row so many of the likeliest tokens, of those of a mass worth it. row -> int64 [K]"""
+        if not counts:
+            return {}
+        if self.masses.device.type == "cpu":
+            return {a: likeliest(self.masses[self.lines[a]].numpy(), count) for a, count in counts.items()}
+        there = self.masses[torch.tensor([self.lines[a] for a in counts], device=self.masses.device)]
+        return dict(zip(counts, likeliest_at_once(there, list(counts.values()))))
+
+    def of_mass(self, a: int, least: float) -> np.ndarray:
+        """All tokens of so much mass. int64 [K], ascending"""
+        return torch.nonzero(self.masses[self.lines[a]] >= least).flatten().cpu().numpy()
+
+    def move(
+        self, shifts: Mapping[int, tuple[np.ndarray, np.ndarray]], budgets: Mapping[int, float] | None = None
+    ) -> dict[int, Change]:
+        """Move tokens of some rows, as far as the budget goes.
+
+        shifts   row -> tokens, int64 [K], ascending, and what is added to their log p, float64 [K]
+        budgets  row -> nats
+        """
+        tokens = {a: some for a, (some, _) in shifts.items()}
+        if not tokens:
+            return {}
+        held = self.held(tokens)
+        self.masses[self._places(tokens)] = 0.0
+        rests = torch.stack([self.masses[self.lines[a]].sum() for a in tokens]).tolist()
+        changes = {
+            a: within_budget(some, held[a], rest, shifts[a][1], budgets[a] if budgets else math.inf)
+            for (a, some), rest in zip(tokens.items(), rests)
+        }
+        moved = []
+        for (a, change), rest in zip(changes.items(), rests):
+            if rest > 0:
+                # Nothing outgrows 1, but 0 times infinity is no number.
+                self.masses[self.lines[a]] *= math.exp(min(-change.log_norm, 80.0))
+            moved.append(held[a][held[a] > 0] * np.exp(change.shifts - change.log_norm))
+        places = self._places({a: change.tokens for a, change in changes.items()})
+        self.masses[places] = self._tensor(np.concatenate(moved))
+        added = [change.shifts * self.temperatures[a] for a, change in changes.items()]
+        self.logits[places] += self._tensor(np.concatenate(added))
+        return changes
+
+    def _places(self, tokens: Mapping[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
+        lines = np.repeat([self.lines[a] for a in tokens], [len(some) for some in tokens.values()])
+        columns = np.concatenate(list(tokens.values()))
+        device = self.masses.device
+        return torch.from_numpy(lines).to(device), torch.from_numpy(columns).to(device)
+
+    def _tensor(self, numbers: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(numbers.astype(np.float32)).to(self.masses.device)
+
+
+def likeliest(masses: np.ndarray, count: int) -> np.ndarray:
+    """int64 [K]. Where rows are in reach a third of what `topk` costs. masses  float32 [V]"""
+    tokens = np.flatnonzero(masses > LEAST_LIKELY)
+    return tokens if len(tokens) <= count else tokens[np.argpartition(masses[tokens], -count)[-count:]]
+
+
+def likeliest_at_once(masses: torch.Tensor, counts: Sequence[int]) -> list[np.ndarray]:
+    """The same of many rows. masses  float32 [R, V]"""
+    held, tokens = (part.cpu().numpy() for part in torch.topk(masses, min(max(counts), masses.shape[1])))
+    return [row[:count][mass[:count] > LEAST_LIKELY] for row, mass, count in zip(tokens, held, counts)]
