@@ -179,6 +179,7 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
             served_smc, particles=8, detox=10.0, temperature=temperature
         )
+        arms[f"served fitted 10, T {temperature:g}"] = fitted(served, detox=10.0, temperature=temperature)
         arms[f"plain, T {temperature:g}"] = ours(served, temperature=temperature)
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
     for k in (4, 8):

@@ -241,6 +241,8 @@ class Steering:
         candidates = {a: np.union1d(tokens, alarming.get(a, NOTHING)) for a, tokens in candidates.items()}
         held, twists = laws.held(candidates), {}
         for a, tokens in candidates.items():
+            if not len(tokens):
+                continue  # a law so flat that no token matters
             try:
                 gains = log_wanted(readers[a].after(tokens)) - log_wanted(readers[a].log_odds)
             except Exception as error:
@@ -266,7 +268,7 @@ class Steering:
         held = laws.held({a: candidates})[a]
         tokens = np.union1d(candidates, laws.of_mass(a, LEAST_REACH))
         # What it is fitted to: tokens of less mass would hardly count.
-        told = held >= LEAST_REACH
+        told = held >= min(LEAST_REACH, held.max())
         places = np.searchsorted(tokens, candidates)
         rows = self.unembedding.rows(torch.from_numpy(tokens).to(laws.masses.device))
         fitted = torch.from_numpy(np.stack([held[told], wanted[told]])).to(rows)
@@ -292,17 +294,15 @@ def _balance(axes: Sequence[Names], held: np.ndarray, settings: Adaptation) -> S
         return None
     tokens = np.unique(np.concatenate([names.tokens for names, _, _ in chosen]))
     masses, shift = np.zeros(len(tokens)), np.zeros(len(tokens))
-    several = len(chosen) > 1 and settings.debias_strength == 1.0
-    axes_there = []
-    for names, own, there in chosen:
-        place = np.searchsorted(tokens, names.tokens)
+    places = [np.searchsorted(tokens, names.tokens) for names, _, _ in chosen]
+    for (names, own, there), place in zip(chosen, places):
         masses[place] = own
         shift[place] += names.boosts(own, there, settings.debias_strength)
-        axes_there.append((names, place, there))
     # Axes may share words ("girl" is young and female): they are balanced in turn until none moves.
+    several = len(chosen) > 1 and settings.debias_strength == 1.0
     for _ in range(SWEEPS if several else 0):
         largest = 0.0
-        for names, place, there in axes_there:
+        for (names, _, there), place in zip(chosen, places):
             more = names.boosts(masses[place] * np.exp(shift[place]), there)
             shift[place] += more
             largest = max(largest, float(np.abs(more).max()))

@@ -150,6 +150,27 @@ def test_where_the_gate_stays_shut_the_row_is_untouched():
     np.testing.assert_array_equal(log_p, log_q)
 
 
+@pytest.mark.parametrize("method", ["tilt", "offset", "both"])
+def test_a_flat_law_of_a_large_vocabulary_is_steered_or_left_alone(method: str):
+    """No token of it is likely: whatever is done stays a law, and says what it did."""
+    size = 200_000
+    vocabulary = Vocabulary((b"", *(f" w{n}".encode() for n in range(1, size))), (0,), size)
+
+    class Wide(Matrix):
+        weight = torch.from_numpy(np.random.default_rng(6).normal(size=(size, 3))).float()
+
+    steering = Steering(vocabulary, Wide())
+    asked = adaptation_of({"detox": 1.0, "adaptation": {"signal": SIGNAL, "gate": 0.0, "method": method}})
+    course = steering.begin(settle(*asked, b"A prompt:", vocabulary), ())
+    for scale in (0.0, 1e-3, 2.0):
+        logits = torch.from_numpy(np.random.default_rng(7).normal(size=(1, size)) * scale).float()
+        law = torch.softmax(logits, 1)
+        (outcome,) = steering.steer(logits, law, [0], [course], np.ones(1), [0.0])
+        assert isinstance(outcome, Steered) and math.isfinite(outcome.kl)
+        assert float(law.sum()) == pytest.approx(1.0, abs=1e-4)
+        np.testing.assert_allclose(law, torch.softmax(logits, 1), atol=1e-6)
+
+
 def test_groups_get_equal_mass_until_the_text_has_named_one():
     adapt = settings(detox=0, debias=[GENDER])
     _, log_q, steered = steered_law((5,), adapt)
