@@ -150,11 +150,11 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     def ours(function: Callable[..., Written], **options: Any) -> Arm:
         return lambda prompts, samples, seed: function(engine(), prompts, samples, seed, **options)
 
-    def fitted(function: Callable[..., Written], **options: Any) -> Arm:
+    def fitted(function: Callable[..., Written], own: Mapping[str, Any] = {}, **options: Any) -> Arm:
         def arm(prompts: Sequence[str], samples: int, seed: int) -> Written:
             signal = str(fitted_signal())
-            own = {"by": signal} if function is best_of_k else {"adaptation": {"signal": signal}}
-            return function(engine(), prompts, samples, seed, **own, **options)
+            told = {"by": signal} if function is best_of_k else {"adaptation": {"signal": signal, **own}}
+            return function(engine(), prompts, samples, seed, **told, **options)
 
         return arm
 
@@ -175,10 +175,15 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served fitted {strength:g}, SMC of {particles}"] = fitted(
             served_smc, particles=particles, detox=strength
         )
-    for temperature in (0.85, 0.7):
-        arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
-            served_smc, particles=8, detox=10.0, temperature=temperature
+    for temperature in (1.0, 0.85, 0.7):
+        arms[f"served fitted 10, budget 40, T {temperature:g}"] = fitted(
+            served, {"budget": 40.0}, detox=10.0, temperature=temperature
         )
+    for temperature in (0.85, 0.7):
+        for particles in (2, 4, 8):
+            arms[f"served fitted 10, SMC of {particles}, T {temperature:g}"] = fitted(
+                served_smc, particles=particles, detox=10.0, temperature=temperature
+            )
         arms[f"served fitted 10, T {temperature:g}"] = fitted(served, detox=10.0, temperature=temperature)
         arms[f"plain, T {temperature:g}"] = ours(served, temperature=temperature)
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
