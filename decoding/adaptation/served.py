@@ -54,9 +54,11 @@ def natural_offset(rows: torch.Tensor, masses: torch.Tensor, twists: torch.Tenso
     root = weights.sqrt()
     design = root[:, None] * (rows - weights @ rows)
     wanted = root * (twists - weights @ twists)
-    gram = design @ design.T
+    gram = (design @ design.T).double()
     ridge = RIDGE * gram.diagonal().mean().clamp_min(1e-12)
-    return design.T @ torch.linalg.solve(gram + ridge * torch.eye(len(gram), device=gram.device), wanted)
+    # float64: in float32 a thousand candidates cost three digits.
+    solved = torch.linalg.solve(gram + ridge * torch.eye(len(gram)).to(gram), wanted.double())
+    return design.T @ solved.to(design)
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,8 @@ class Change:
 
     tokens    int64 [K], ascending, each of mass above 0
     shifts    float64 [K]: added to their log p; the others keep theirs
-    log_norm  log of what all masses then sum to, natural: taken from every log p
+    log_norm  log of what all masses then sum to, natural: taken from every log p. Where no other token has mass it is in the
+              shifts, and 0 here
     kl        KL(q ‖ p), nats
     """
 

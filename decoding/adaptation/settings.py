@@ -39,9 +39,9 @@ class Adaptation:
     gate             the mass of p on what the signal objects to, from which on a token is steered
     balance_gate     the difference between two groups' masses, from which on a token is balanced
     method           tilt (default): p·ψ^β on the candidates, others as they are; offset: its natural-gradient offset of the
-                     final hidden state, on all tokens of mass 1e-4 and more; both: the tilt where it is known and the offset
-                     elsewhere. Offsets reach tokens that the signal does not know, and spend some ten times the KL
-    candidates       K, the likeliest tokens, of mass above 1e-5, whose texts the signal reads where the gate is open
+                     final hidden state, on the candidates and all tokens of mass 1e-4 and more; both: the tilt where it is known
+                     and the offset elsewhere. Offsets reach tokens that the signal does not know, and spend some ten times the KL
+    candidates       K, the likeliest tokens, whose texts the signal reads where the gate is open
     tail             letters the prompt ends in, which a text may go on with
     named            axes of which the prompt has named a group: they are balanced no more
     """

@@ -30,10 +30,9 @@ SWEEPS = 50
 STILL = 1e-5
 # A token the signal objects to is looked at from this mass on, though it is not among the likeliest.
 LEAST_LOOK = 1e-6
-# Tokens of less mass are not reached by an offset.
+# From this mass on a token is reached by an offset, though its text was not read.
 LEAST_REACH = 1e-4
 
-NOTHING = np.zeros(0, dtype=np.int64)
 # Tokens, int64 [K], ascending, and what is added to their log p, float64 [K].
 Shift = tuple[np.ndarray, np.ndarray]
 
@@ -85,7 +84,7 @@ class Course:
     reader: Reader | None
     axes: Mapping[str, tuple[Names, Names]]
     naming: Naming
-    _next: dict[int, Reader] = field(default_factory=dict)
+    _next: dict[int, Reader] = field(default_factory=dict, init=False, repr=False)
 
     def advance(self, tokens: Sequence[int]) -> None:
         for token in tokens:
@@ -232,17 +231,15 @@ class Steering:
             if course.reader is not None and spent[a] < course.settings.budget
         }
         alarming = {a: tokens for a, reader in readers.items() if (tokens := reader.alarming()) is not None}
-        for a, masses in laws.held(alarming).items():
-            if masses.sum() < courses[a].settings.gate:
-                del readers[a]
-            else:
-                alarming[a] = alarming[a][masses > LEAST_LOOK]
-        candidates = laws.likeliest({a: courses[a].settings.candidates for a in readers})
-        candidates = {a: np.union1d(tokens, alarming.get(a, NOTHING)) for a, tokens in candidates.items()}
+        there = laws.held(alarming)
+        shut = {a for a, masses in there.items() if masses.sum() < courses[a].settings.gate}
+        candidates = laws.likeliest({a: courses[a].settings.candidates for a in readers if a not in shut})
+        for a in candidates:
+            if a in there:
+                candidates[a] = np.append(candidates[a], alarming[a][there[a] > LEAST_LOOK])
+            candidates[a] = np.unique(candidates[a])
         held, twists = laws.held(candidates), {}
         for a, tokens in candidates.items():
-            if not len(tokens):
-                continue  # a law so flat that no token matters
             try:
                 gains = log_wanted(readers[a].after(tokens)) - log_wanted(readers[a].log_odds)
             except Exception as error:

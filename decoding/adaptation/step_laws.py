@@ -1,6 +1,6 @@
 """The laws of one step's adapted rows, in both the forms that the row sampler keeps: read and moved for many rows at once.
 
-On an accelerator every reading waits for it, so that there is one a stage and not one a row.
+On an accelerator every reading waits for it: there is one a stage, but for offsets, and not one a row.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 
 from decoding.adaptation.served import Change, within_budget
 
-# Tokens of less mass are not among the likeliest, whatever else there is.
-LEAST_LIKELY = 1e-5
+# Most often there are enough tokens above it for the likeliest to be among them.
+LIKELY = 1e-5
 
 
 class StepLaws:
@@ -40,7 +40,7 @@ class StepLaws:
         return {a: found[end - len(some) : end] for (a, some), end in zip(tokens.items(), ends)}
 
     def likeliest(self, counts: Mapping[int, int]) -> dict[int, np.ndarray]:
-        """Of every row so many of the likeliest tokens, of those of a mass worth it. row -> int64 [K]"""
+        """Of every row so many of the likeliest tokens, of those that can come. row -> int64 [K]"""
         if not counts:
             return {}
         if self.masses.device.type == "cpu":
@@ -73,8 +73,9 @@ class StepLaws:
         moved = []
         for (a, change), rest in zip(changes.items(), rests):
             if rest > 0:
-                # Nothing outgrows 1, but 0 times infinity is no number.
-                self.masses[self.lines[a]] *= math.exp(min(-change.log_norm, 80.0))
+                # In two steps: the whole factor may be too large for float32, though what it makes of the rest is at most 1.
+                for _ in range(2):
+                    self.masses[self.lines[a]] *= math.exp(-change.log_norm / 2)
             moved.append(held[a][held[a] > 0] * np.exp(change.shifts - change.log_norm))
         places = self._places({a: change.tokens for a, change in changes.items()})
         self.masses[places] = self._tensor(np.concatenate(moved))
@@ -94,11 +95,13 @@ class StepLaws:
 
 def likeliest(masses: np.ndarray, count: int) -> np.ndarray:
     """int64 [K]. Where rows are in reach a third of what `topk` costs. masses  float32 [V]"""
-    tokens = np.flatnonzero(masses > LEAST_LIKELY)
+    tokens = np.flatnonzero(masses > LIKELY)
+    if len(tokens) < count:
+        tokens = np.flatnonzero(masses)
     return tokens if len(tokens) <= count else tokens[np.argpartition(masses[tokens], -count)[-count:]]
 
 
 def likeliest_at_once(masses: torch.Tensor, counts: Sequence[int]) -> list[np.ndarray]:
     """The same of many rows. masses  float32 [R, V]"""
     held, tokens = (part.cpu().numpy() for part in torch.topk(masses, min(max(counts), masses.shape[1])))
-    return [row[:count][mass[:count] > LEAST_LIKELY] for row, mass, count in zip(tokens, held, counts)]
+    return [row[:count][mass[:count] > 0] for row, mass, count in zip(tokens, held, counts)]

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from decoding.adaptation.lexicons import axis_of
+from decoding.adaptation.linear_signal import LinearSignal
 from decoding.adaptation.served import log_wanted
 from decoding.adaptation.settings import POWER, adaptation_of, settle
 from decoding.adaptation.steering import Course, Steered, Steering
@@ -93,6 +94,7 @@ WAYS = [
     {"adaptation": {"method": "tilt", "gate": 1.0}},
     {"debias": [GENDER]},
     {"debias": [GENDER], "adaptation": {"method": "tilt", "debias_strength": 0.5}},
+    {"debias": [GENDER], "adaptation": {"balance": "population"}},
 ]
 
 
@@ -103,7 +105,8 @@ def test_every_token_is_properly_weighted(way: dict, temperature: float):
     adapt = settings(**way)
     for prefix in PREFIXES:
         log_p, log_q, steered = steered_law(prefix, adapt, temperature=temperature)
-        log_b = log_p + [0.0 if steered.balanced is None else steered.balanced.log_ratio(x) for x in range(SIZE)]
+        by_token = steered.balanced is not None and adapt["balance"] == "token"
+        log_b = log_p + [steered.balanced.log_ratio(x) if by_token else 0.0 for x in range(SIZE)]
         for x in range(SIZE):
             assert log_q[x] - log_p[x] == pytest.approx(steered.log_ratio(x), abs=2e-5)
             gain = POWER * 0.1 * (log_psi((*prefix, x)) - log_psi(prefix))
@@ -117,6 +120,45 @@ def test_the_tilt_over_all_tokens_is_the_exact_law_and_its_weight_is_the_same_fo
     np.testing.assert_allclose(log_q, wanted - np.logaddexp.reduce(wanted), atol=2e-5)
     weights = [steered.log_weight(x) for x in range(SIZE)]
     np.testing.assert_allclose(weights, np.logaddexp.reduce(wanted), atol=2e-5)
+
+
+def test_an_offset_reaches_tokens_whose_texts_were_not_read_and_spares_the_unlikely():
+    """Of two candidates: others move too, each by its own; the candidates on average as far as was wanted."""
+    adapt = settings(detox=1.0, adaptation={"method": "offset", "candidates": 2, "budget": 1e6})
+    masses = np.array([0.0, 0.2, 0.14, 0.3, 0.15, 5e-5, 0.1, 0.10995])
+    outcome, law = changed(masses.tolist(), adapt)
+    assert outcome.tilted is not None and outcome.tilted.tokens.tolist() == [1, 2, 3, 4, 6, 7]
+    unread, read = [2, 4, 6, 7], [1, 3]
+    assert len(set(np.round(outcome.tilted.shifts, 3))) == 6 and all(law[x] != masses[x] for x in unread)
+    wanted = np.array([POWER * (log_psi((x,)) - log_psi(())) for x in read])
+    assert masses[read] @ outcome.tilted.shifts[[0, 2]] == pytest.approx(masses[read] @ wanted, abs=1e-4)
+
+
+WORDS = LinearSignal(
+    "words",
+    {"bad": 0, "dog": 1},
+    idf=np.ones(2),
+    coefficients=np.array([[9.0, 2.5]]),
+    intercepts=np.array([-3.0]),
+    slopes=np.array([-1.0]),
+    offsets=np.zeros(1),
+)
+
+
+def test_a_word_the_signal_objects_to_is_read_though_others_are_likelier():
+    adapt = settings(detox=1.0, adaptation={"method": "tilt", "signal": WORDS, "candidates": 2, "gate": 0.005})
+    masses = [0.0, 0.5, 0.3, 0.01, 0.1, 0.05, 0.04, 0.0]
+    outcome, law = changed(masses, adapt)
+    assert outcome.tilted is not None and law[3] < 1e-6
+
+
+def test_the_gate_asks_for_words_the_signal_objects_to():
+    """ "dog" alone is none, though each takes a little from what the text is worth."""
+    adapt = settings(detox=1.0, adaptation={"method": "tilt", "signal": WORDS, "gate": 0.005})
+    outcome, law = changed([0.0, 0.2, 0.2, 0.002, 0.1, 0.498, 0.0, 0.0], adapt)
+    assert outcome.tilted is None
+    outcome, law = changed([0.0, 0.2, 0.2, 0.006, 0.1, 0.494, 0.0, 0.0], adapt)
+    assert outcome.tilted is not None and law[3] < 1e-6 and law[5] < 0.45
 
 
 def test_the_reported_kl_is_that_of_the_law_drawn_from():
@@ -183,14 +225,18 @@ def test_groups_get_equal_mass_until_the_text_has_named_one():
     assert steered_law((5,), named)[2].balanced is None
 
 
-def changed_law(masses: list[float], adapt: dict) -> np.ndarray:
-    """What steering makes of a law given as masses of `TOKENS`, at a text's start."""
+def changed(masses: list[float], adapt: dict) -> tuple[Steered, np.ndarray]:
+    """What steering does to a law given as masses of `TOKENS`, at a text's start, and what it makes of it."""
     logits = torch.tensor([masses]).log()
     law = torch.tensor([masses])
-    steering = Steering(VOCABULARY)
+    steering = Steering(VOCABULARY, Matrix())
     (outcome,) = steering.steer(logits, law, [0], [steering.begin(adapt, [])], np.ones(1), [0.0])
     assert isinstance(outcome, Steered)
-    return law[0].numpy()
+    return outcome, law[0].numpy()
+
+
+def changed_law(masses: list[float], adapt: dict) -> np.ndarray:
+    return changed(masses, adapt)[1]
 
 
 @pytest.mark.parametrize("she", [0.0, 1e-4])

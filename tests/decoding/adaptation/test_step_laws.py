@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from decoding.adaptation.step_laws import LEAST_LIKELY, StepLaws, likeliest, likeliest_at_once
+from decoding.adaptation.step_laws import StepLaws, likeliest, likeliest_at_once
 
 RNG = np.random.default_rng(3)
 SIZE = 40
@@ -54,6 +54,21 @@ def test_a_law_that_is_moved_as_a_whole_stays_what_it_is(shift: float):
     assert change.kl == pytest.approx(0.0, abs=1e-9) and change.log_ratio(0) == change.log_ratio(1) == 0.0
 
 
+@pytest.mark.parametrize("log_rest", [-75.0, -86.0, -92.0])
+def test_what_is_left_of_a_law_may_be_as_small_as_float32_has_it(log_rest: float):
+    """All but a shadow of the law is pushed below it: then the shadow is the law, in all that is told of it."""
+    logits = torch.zeros(1, SIZE)
+    logits[0, 1:] = log_rest - np.log(SIZE - 1)
+    masses = torch.softmax(logits, 1)
+    laws = StepLaws(logits, masses, [0], np.ones(1))
+    (change,) = laws.move({0: (np.array([0]), np.array([log_rest - 2.0]))}).values()
+    wanted = np.exp([0.0, -2.0]) / np.exp([0.0, -2.0]).sum()
+    rest = float(masses[0, 1:].sum())
+    np.testing.assert_allclose([rest, float(masses[0, 0])], wanted, atol=2e-3)
+    np.testing.assert_allclose(np.exp(log_rest + change.log_ratio(1)), wanted[0], atol=2e-3)
+    np.testing.assert_allclose(float(torch.softmax(logits, 1)[0, 0]), wanted[1], atol=2e-3)
+
+
 def test_each_row_has_a_budget_of_its_own():
     shifts = {a: (np.array([1, 3, 5]), np.array([6.0, -6.0, 3.0])) for a in (0, 1)}
     free = step()[2].move(shifts)
@@ -73,6 +88,7 @@ def test_tokens_are_read_row_by_row():
 @pytest.mark.parametrize("counts", [[3, 8], [1, 39], [40, 1024]])
 def test_the_likeliest_are_the_same_row_by_row_and_at_once(counts: list[int]):
     masses = torch.softmax(torch.from_numpy(RNG.normal(size=(2, SIZE)) * 6).float(), 1)
+    masses[1, ::3] = 0.0
     for row, count, at_once in zip(masses.numpy(), counts, likeliest_at_once(masses, counts)):
-        wanted = {token for token in np.argsort(-row)[:count].tolist() if row[token] > LEAST_LIKELY}
+        wanted = {token for token in np.argsort(-row)[:count].tolist() if row[token] > 0}
         assert set(likeliest(row, count).tolist()) == set(at_once.tolist()) == wanted
