@@ -127,7 +127,7 @@ class LinearReading:
         for token, text in enumerate(self.texts):
             runs = WORD.findall(text)
             # A byte from inside a character may belong to a letter.
-            self.leads[token] = text.startswith(runs[0]) if runs else text.startswith("\ufffd")
+            self.leads[token] = text.startswith(("\ufffd", *runs[:1]))
             if len(runs) == 1:
                 self.single[token] = signal.words.get(runs[0].lower(), NONE)
             elif runs:
@@ -236,9 +236,9 @@ class LinearReader:
         return self.tail.decode("utf-8", errors="replace").rstrip("\ufffd")
 
     def after(self, tokens: np.ndarray) -> np.ndarray:
-        reading, letters = self.reading, self._letters
+        reading = self.reading
         words = reading.single[tokens]
-        goes_on = reading.leads[tokens] if letters else np.zeros(len(tokens), dtype=bool)
+        goes_on = reading.leads[tokens] if self.tail else np.zeros(len(tokens), dtype=bool)
         hard = goes_on | (words == SEVERAL)
         odds = np.empty(len(tokens))
         odds[~hard] = reading.odds_with(self._closed, words[~hard])

@@ -13,8 +13,8 @@ import torch
 
 from decoding.adaptation.served import Change, within_budget
 
-# Most often there are enough tokens above it for the likeliest to be among them.
-LIKELY = 1e-5
+# The likeliest tokens are looked for above the first of these masses, most often: few are to be sorted then.
+LIKELY = (1e-5, 1e-8, 0.0)
 
 
 class StepLaws:
@@ -95,9 +95,10 @@ class StepLaws:
 
 def likeliest(masses: np.ndarray, count: int) -> np.ndarray:
     """int64 [K]. Where rows are in reach a third of what `topk` costs. masses  float32 [V]"""
-    tokens = np.flatnonzero(masses > LIKELY)
-    if len(tokens) < count:
-        tokens = np.flatnonzero(masses)
+    for least in LIKELY:
+        tokens = np.flatnonzero(masses > least)
+        if len(tokens) >= count:
+            break
     return tokens if len(tokens) <= count else tokens[np.argpartition(masses[tokens], -count)[-count:]]
 
 

@@ -27,8 +27,8 @@ SIGNAL = LinearSignal(
 TOKENS = tuple(
     token if isinstance(token, bytes) else token.encode()
     for token in (
-        "", " ass", "ass", "isting", " id", "iot", " kind", " ", "r", "ude", "kind, rude", "-", "ü", b"\xc3", b"\xbc", "ber", "A",
-        "SS", " an idiot", "é",
+        "", " ass", "ass", "isting", " id", "iot", " kind", " ", "r", "ude", "kind, rude", "-", "ü", b"\xc3", b"\xbc", "ber",
+        b"\xbcber", "A", "SS", " an idiot", "é",
     )
 )  # fmt: skip
 VOCABULARY = Vocabulary(TOKENS, (0,), len(TOKENS) + 2)
