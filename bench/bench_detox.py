@@ -175,15 +175,19 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served fitted {strength:g}, SMC of {particles}"] = fitted(
             served_smc, particles=particles, detox=strength
         )
+    # As far as it goes: every token is looked at, and may cost what it takes.
+    freely = {"gate": 0.0, "budget": 40.0}
     for temperature in (1.0, 0.85, 0.7):
-        arms[f"served fitted 10, budget 40, T {temperature:g}"] = fitted(
-            served, {"budget": 40.0}, detox=10.0, temperature=temperature
+        arms[f"served fitted 10, gate 0, T {temperature:g}"] = fitted(
+            served, freely, detox=10.0, temperature=temperature
+        )
+        arms[f"served fitted 10, gate 0, SMC of 2, T {temperature:g}"] = fitted(
+            served_smc, freely, particles=2, detox=10.0, temperature=temperature
         )
     for temperature in (0.85, 0.7):
-        for particles in (2, 4, 8):
-            arms[f"served fitted 10, SMC of {particles}, T {temperature:g}"] = fitted(
-                served_smc, particles=particles, detox=10.0, temperature=temperature
-            )
+        arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
+            served_smc, particles=8, detox=10.0, temperature=temperature
+        )
         arms[f"served fitted 10, T {temperature:g}"] = fitted(served, detox=10.0, temperature=temperature)
         arms[f"plain, T {temperature:g}"] = ours(served, temperature=temperature)
     arms["best of 4 by the signal"] = ours(best_of_k, k=4)
