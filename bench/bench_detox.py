@@ -331,6 +331,9 @@ def speed(options: argparse.Namespace) -> None:
                         "plain": ours,
                         "detox": partial(ours, detox=1.0),
                         "fitted": partial(ours, detox=3.0, adaptation={"signal": str(fitted_signal())}),
+                        "fitted, gate 0": partial(
+                            ours, detox=10.0, adaptation={"signal": str(fitted_signal()), "gate": 0.0, "budget": 40.0}
+                        ),
                         "detox, both": partial(ours, detox=1.0, adaptation={"method": "both"}),
                         "debias": partial(ours, debias=["gender"]),
                         "both": partial(ours, detox=1.0, debias=["gender"]),
