@@ -184,6 +184,9 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served fitted 10, gate 0, SMC of 2, T {temperature:g}"] = fitted(
             served_smc, freely, particles=2, detox=10.0, temperature=temperature
         )
+    arms["served fitted 10, gate 0, SMC of 4, T 0.65"] = fitted(
+        served_smc, freely, particles=4, detox=10.0, temperature=0.65
+    )
     for temperature in (0.85, 0.7):
         arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
             served_smc, particles=8, detox=10.0, temperature=temperature
