@@ -33,6 +33,8 @@ from samplers.randomness import derive_seed
 
 TOKENS, TOP_P = 20, 0.9
 FOLDER = RESULTS / "detox"
+# Steering as far as it goes: every token is looked at, and may cost what it takes.
+FREELY = {"gate": 0.0, "budget": 40.0}
 Texts = list[list[str]]
 
 
@@ -150,11 +152,15 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
     def ours(function: Callable[..., Written], **options: Any) -> Arm:
         return lambda prompts, samples, seed: function(engine(), prompts, samples, seed, **options)
 
-    def fitted(function: Callable[..., Written], own: Mapping[str, Any] = {}, **options: Any) -> Arm:
+    def fitted(function: Callable[..., Written], **options: Any) -> Arm:
         def arm(prompts: Sequence[str], samples: int, seed: int) -> Written:
             signal = str(fitted_signal())
-            told = {"by": signal} if function is best_of_k else {"adaptation": {"signal": signal, **own}}
-            return function(engine(), prompts, samples, seed, **told, **options)
+            own = (
+                {"by": signal}
+                if function is best_of_k
+                else {"adaptation": {"signal": signal, **options.get("adaptation", {})}}
+            )
+            return function(engine(), prompts, samples, seed, **options | own)
 
         return arm
 
@@ -175,17 +181,15 @@ def arms_of(engine: Callable[[], Engine]) -> dict[str, Arm]:
         arms[f"served fitted {strength:g}, SMC of {particles}"] = fitted(
             served_smc, particles=particles, detox=strength
         )
-    # As far as it goes: every token is looked at, and may cost what it takes.
-    freely = {"gate": 0.0, "budget": 40.0}
     for temperature in (1.0, 0.85, 0.7):
         arms[f"served fitted 10, gate 0, T {temperature:g}"] = fitted(
-            served, freely, detox=10.0, temperature=temperature
+            served, adaptation=FREELY, detox=10.0, temperature=temperature
         )
         arms[f"served fitted 10, gate 0, SMC of 2, T {temperature:g}"] = fitted(
-            served_smc, freely, particles=2, detox=10.0, temperature=temperature
+            served_smc, adaptation=FREELY, particles=2, detox=10.0, temperature=temperature
         )
     arms["served fitted 10, gate 0, SMC of 4, T 0.65"] = fitted(
-        served_smc, freely, particles=4, detox=10.0, temperature=0.65
+        served_smc, adaptation=FREELY, particles=4, detox=10.0, temperature=0.65
     )
     for temperature in (0.85, 0.7):
         arms[f"served fitted 10, SMC of 8, T {temperature:g}"] = fitted(
@@ -335,7 +339,7 @@ def speed(options: argparse.Namespace) -> None:
                         "detox": partial(ours, detox=1.0),
                         "fitted": partial(ours, detox=3.0, adaptation={"signal": str(fitted_signal())}),
                         "fitted, gate 0": partial(
-                            ours, detox=10.0, adaptation={"signal": str(fitted_signal()), "gate": 0.0, "budget": 40.0}
+                            ours, detox=10.0, adaptation={"signal": str(fitted_signal()), **FREELY}
                         ),
                         "detox, both": partial(ours, detox=1.0, adaptation={"method": "both"}),
                         "debias": partial(ours, debias=["gender"]),

@@ -67,6 +67,7 @@ class Change:
 
     tokens    int64 [K], ascending, each of mass above 0
     shifts    float64 [K]: added to their log p; the others keep theirs
+    masses    float64 [K]: what they hold in q
     log_norm  log of what all masses then sum to, natural: taken from every log p. Where no other token has mass it is in the
               shifts, and 0 here
     kl        KL(q ‖ p), nats
@@ -74,6 +75,7 @@ class Change:
 
     tokens: np.ndarray
     shifts: np.ndarray
+    masses: np.ndarray
     log_norm: float
     kl: float
 
@@ -94,10 +96,12 @@ class Change:
         moved = masses * np.exp(shifts - top)
         total = float(moved.sum()) + (rest * math.exp(-top) if rest > 0 else 0.0)
         # float32 masses sum to 1 only up to rounding.
-        log_norm = math.log(total / (float(masses.sum()) + rest)) + top
+        before = float(masses.sum()) + rest
+        log_norm = math.log(total / before) + top
         kl = max(float(moved @ shifts) / total - log_norm, 0.0)
         # Where these are all there is, tokens without mass keep their part: they have no share in what is taken from all.
-        return cls(tokens, shifts, log_norm, kl) if rest > 0 else cls(tokens, shifts - log_norm, 0.0, kl)
+        taken = 0.0 if rest > 0 else log_norm
+        return cls(tokens, shifts - taken, moved * (before / total), log_norm - taken, kl)
 
 
 def within_budget(tokens: np.ndarray, masses: np.ndarray, rest: float, shifts: np.ndarray, budget: float) -> Change:

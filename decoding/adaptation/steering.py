@@ -19,7 +19,7 @@ from decoding.adaptation.naming import Naming
 from decoding.adaptation.reader import Reader, Reading, reading_of
 from decoding.adaptation.served import Change, equalising, log_wanted, natural_offset
 from decoding.adaptation.settings import POWER, Adaptation
-from decoding.adaptation.step_laws import StepLaws
+from decoding.adaptation.step_laws import Shift, StepLaws
 from grammars.errors import RequestError
 from grammars.vocabulary import Vocabulary
 
@@ -32,9 +32,6 @@ STILL = 1e-5
 LEAST_LOOK = 1e-6
 # From this mass on a token is reached by an offset, though its text was not read.
 LEAST_REACH = 1e-4
-
-# Tokens, int64 [K], ascending, and what is added to their log p, float64 [K].
-Shift = tuple[np.ndarray, np.ndarray]
 
 
 class Unembedding(Protocol):

@@ -13,6 +13,8 @@ import torch
 
 from decoding.adaptation.served import Change, within_budget
 
+# Tokens of a row, int64 [K], ascending, and what is added to their log p, float64 [K].
+Shift = tuple[np.ndarray, np.ndarray]
 # The likeliest tokens are looked for above the first of these masses, most often: few are to be sorted then.
 LIKELY = (1e-5, 1e-8, 0.0)
 
@@ -35,9 +37,7 @@ class StepLaws:
         """The masses of some tokens. tokens: row -> int64 [K]; returns row -> float64 [K]"""
         if not tokens:
             return {}
-        found = self.masses[self._places(tokens)].double().cpu().numpy()
-        ends = np.cumsum([len(some) for some in tokens.values()]).tolist()
-        return {a: found[end - len(some) : end] for (a, some), end in zip(tokens.items(), ends)}
+        return self._held(self._places(tokens), tokens)
 
     def likeliest(self, counts: Mapping[int, int]) -> dict[int, np.ndarray]:
         """Of every row so many of the likeliest tokens, of those that can come. row -> int64 [K]"""
@@ -52,35 +52,27 @@ class StepLaws:
         """All tokens of so much mass. int64 [K], ascending"""
         return torch.nonzero(self.masses[self.lines[a]] >= least).flatten().cpu().numpy()
 
-    def move(
-        self, shifts: Mapping[int, tuple[np.ndarray, np.ndarray]], budgets: Mapping[int, float] | None = None
-    ) -> dict[int, Change]:
-        """Move tokens of some rows, as far as the budget goes.
-
-        shifts   row -> tokens, int64 [K], ascending, and what is added to their log p, float64 [K]
-        budgets  row -> nats
-        """
+    def move(self, shifts: Mapping[int, Shift], budgets: Mapping[int, float] | None = None) -> dict[int, Change]:
+        """Move tokens of some rows, each as far as its budget goes, in nats."""
         tokens = {a: some for a, (some, _) in shifts.items()}
         if not tokens:
             return {}
-        held = self.held(tokens)
-        self.masses[self._places(tokens)] = 0.0
+        places = self._places(tokens)
+        held = self._held(places, tokens)
+        self.masses[places] = 0.0
         rests = torch.stack([self.masses[self.lines[a]].sum() for a in tokens]).tolist()
         changes = {
             a: within_budget(some, held[a], rest, shifts[a][1], budgets[a] if budgets else math.inf)
             for (a, some), rest in zip(tokens.items(), rests)
         }
-        moved = []
         for (a, change), rest in zip(changes.items(), rests):
             if rest > 0:
                 # In two steps: the whole factor may be too large for float32, though what it makes of the rest is at most 1.
                 for _ in range(2):
                     self.masses[self.lines[a]] *= math.exp(-change.log_norm / 2)
-            moved.append(held[a][held[a] > 0] * np.exp(change.shifts - change.log_norm))
         places = self._places({a: change.tokens for a, change in changes.items()})
-        self.masses[places] = self._tensor(np.concatenate(moved))
-        added = [change.shifts * self.temperatures[a] for a, change in changes.items()]
-        self.logits[places] += self._tensor(np.concatenate(added))
+        self.masses[places] = self._tensor([change.masses for change in changes.values()])
+        self.logits[places] += self._tensor([change.shifts * self.temperatures[a] for a, change in changes.items()])
         return changes
 
     def _places(self, tokens: Mapping[int, np.ndarray]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,8 +81,15 @@ class StepLaws:
         device = self.masses.device
         return torch.from_numpy(lines).to(device), torch.from_numpy(columns).to(device)
 
-    def _tensor(self, numbers: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(numbers.astype(np.float32)).to(self.masses.device)
+    def _held(
+        self, places: tuple[torch.Tensor, torch.Tensor], tokens: Mapping[int, np.ndarray]
+    ) -> dict[int, np.ndarray]:
+        found = self.masses[places].double().cpu().numpy()
+        ends = np.cumsum([len(some) for some in tokens.values()]).tolist()
+        return {a: found[end - len(some) : end] for (a, some), end in zip(tokens.items(), ends)}
+
+    def _tensor(self, numbers: Sequence[np.ndarray]) -> torch.Tensor:
+        return torch.from_numpy(np.concatenate(numbers).astype(np.float32)).to(self.masses.device)
 
 
 def likeliest(masses: np.ndarray, count: int) -> np.ndarray:
